@@ -1,0 +1,70 @@
+// SPDX-License-Identifier: Apache-2.0
+
+package hostring
+
+import (
+	"bufio"
+	"fmt"
+	"io"
+	"os"
+	"strconv"
+	"strings"
+)
+
+// Info is the kernel's own account of a ring. Unlike the words in the ring it
+// cannot be forged by whoever shares the ring's memory.
+type Info struct {
+	CachedSQHead uint32 // SQEs consumed, modulo 2^32
+	CachedCQTail uint32 // CQEs posted into the ring, modulo 2^32
+	SQThread     int    // thread id, -1 if there is none
+}
+
+// Info reads the ring's account from /proc/self/fdinfo (proc_pid_fdinfo(5)).
+func (r *Ring) Info() (Info, error) {
+	f, err := os.Open(fmt.Sprintf("/proc/self/fdinfo/%d", r.fd))
+	if err != nil {
+		return Info{}, err
+	}
+	defer f.Close()
+	return parseInfo(f)
+}
+
+// parseInfo reads the counters, which come before the lists of SQEs and CQEs,
+// and no further than it must.
+func parseInfo(in io.Reader) (Info, error) {
+	info := Info{SQThread: -1}
+	want := map[string]func(uint64){
+		"CachedSqHead:": func(v uint64) { info.CachedSQHead = uint32(v) },
+		"CachedCqTail:": func(v uint64) { info.CachedCQTail = uint32(v) },
+	}
+	lines := bufio.NewScanner(in)
+	for lines.Scan() {
+		f := strings.Fields(lines.Text())
+		if len(f) < 2 {
+			continue
+		}
+		if f[0] == "SqThread:" {
+			if tid, err := strconv.Atoi(f[1]); err == nil {
+				info.SQThread = tid
+			}
+			break // behind the counters
+		}
+		set, ok := want[f[0]]
+		if !ok {
+			continue
+		}
+		v, err := strconv.ParseUint(f[1], 0, 32)
+		if err != nil {
+			return Info{}, fmt.Errorf("fdinfo of a ring: %s %q is no 32-bit number", f[0], f[1])
+		}
+		set(v)
+		delete(want, f[0])
+	}
+	if err := lines.Err(); err != nil {
+		return Info{}, fmt.Errorf("fdinfo of a ring: %w", err)
+	}
+	for missing := range want {
+		return Info{}, fmt.Errorf("fdinfo of a ring: this kernel prints no %s line", strings.TrimSuffix(missing, ":"))
+	}
+	return info, nil
+}
