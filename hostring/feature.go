@@ -102,8 +102,8 @@ var features struct {
 	done map[string]Feature
 }
 
-// Features finds out by doing what the host's io_uring offers.
-func Features() []Feature {
+// ProbeFeatures finds out by doing what the host's io_uring offers.
+func ProbeFeatures() []Feature {
 	out := make([]Feature, 0, len(probes))
 	for _, p := range probes {
 		f, _ := ProbeFeature(p.name)

@@ -424,7 +424,7 @@ func TestProbeAndFeatures(t *testing.T) {
 	if err := Available(); err != nil {
 		t.Fatal(err)
 	}
-	for _, f := range Features() {
+	for _, f := range ProbeFeatures() {
 		t.Logf("%-45s Linux %-5s %v %v", f.Name, f.Since, f.Result, f.Why)
 		if f.Result == Yes && f.Why != nil || f.Result != Yes && f.Why == nil {
 			t.Errorf("%s: result %v with reason %v", f.Name, f.Result, f.Why)

@@ -1,0 +1,224 @@
+// SPDX-License-Identifier: Apache-2.0
+
+package passthrough
+
+import (
+	"errors"
+	"fmt"
+	"log/slog"
+	"slices"
+
+	"github.com/hashicorp/go-multierror"
+	"golang.org/x/sys/unix"
+
+	"github.com/uringpv/uringpv/device/uringpv"
+	"github.com/uringpv/uringpv/device/uringpv/abi"
+	"github.com/uringpv/uringpv/device/uringpv/internal/growth"
+	"github.com/uringpv/uringpv/hostring"
+	"github.com/uringpv/uringpv/memmap"
+)
+
+// features are the IORING_FEAT_* that mean something to a guest, as far as the
+// host's kernel has them.
+const features = hostring.FeatSingleMmap | hostring.FeatNodrop | hostring.FeatSubmitStable
+
+// sqeFlags are the IOSQE_* that a guest may use.
+const sqeFlags = hostring.SQEFixedFile | hostring.SQEAsync
+
+// maxBuffers bounds the buffers of one ring; the kernel's limit is 16384.
+const maxBuffers = 1024
+
+// ErrGrowth says that the disks cannot be passed through in this process because
+// it has one bound for the growth of files and that cannot be right for all of
+// them. The relay bounds each write itself.
+var ErrGrowth = growth.ErrConflict
+
+// ErrMemlock says that guest RAM cannot be pinned.
+var ErrMemlock = errors.New("guest RAM cannot be locked into memory")
+
+// ErrIntegrity says that a disk cannot be passed through because reads and
+// writes of it may carry protection information.
+var ErrIntegrity = errors.New("a block device with protection information cannot be passed through")
+
+// Config says for which device the backend is.
+type Config struct {
+	Memory *memmap.Memory // guest RAM; must outlive the Backend
+	Files  []uringpv.File // every file of the device
+	Logger *slog.Logger   // slog.Default() if nil
+}
+
+// Backend makes passthrough rings for one device.
+type Backend struct {
+	caps   uringpv.Capabilities
+	memory *memmap.Memory
+	log    *slog.Logger
+	bound  *growth.Hold   // nil if no regular file is writable
+	base   *hostring.Ring // holds guest RAM as buffers that rings clone; nil if the kernel cannot
+}
+
+// New makes the backend: it asks what the host can do, pins guest RAM and bounds
+// the growth of the writable regular files, for as long as the Backend exists.
+//
+// What may be right with another backend instead: errors.Is finds
+// ErrUnsupported, ErrGrowth, ErrMemlock or ErrIntegrity.
+func New(c Config) (_ *Backend, err error) {
+	if c.Logger == nil {
+		c.Logger = slog.Default()
+	}
+	entries, err := limits()
+	if err != nil {
+		return nil, err
+	}
+	b := &Backend{memory: c.Memory, log: c.Logger}
+	defer func() {
+		if err != nil {
+			_ = b.Close()
+		}
+	}()
+	base, err := hostring.New(hostring.Config{Entries: 1})
+	if err != nil {
+		return nil, fmt.Errorf("the host's io_uring: %w", err)
+	}
+	b.base = base
+	ops, err := known(base)
+	if err != nil {
+		return nil, err
+	}
+	if err := noIntegrity(base, c.Files); err != nil {
+		return nil, err
+	}
+	if err := b.bindGrowth(c.Files); err != nil {
+		return nil, err
+	}
+	if err := b.pinRAM(); err != nil {
+		return nil, err
+	}
+	flags := hostring.SetupSQPoll | hostring.SetupCQSize | hostring.SetupClamp
+	if need("NO_SQARRAY") == nil {
+		flags |= hostring.SetupNoSQArray
+	}
+	b.caps = uringpv.Capabilities{
+		Policy: uringpv.Policy{
+			Opcodes:          ops,
+			SQEFlags:         sqeFlags,
+			SQEFlagsRequired: hostring.SQEFixedFile,
+			SetupFlags:       flags,
+		},
+		Features:   base.Params().Features & features,
+		MaxEntries: entries,
+		MaxFiles:   uringpv.ReservedFile,
+		MaxBuffers: maxBuffers,
+		Stats:      abi.StatSQEs | abi.StatCQEs | abi.StatDoorbells,
+	}
+	if f, _ := hostring.ProbeFeature(hostring.FeatureClone); f.Result == hostring.No {
+		// Pinned memory counts for each ring that pins it: keep none idle.
+		b.base = nil
+		if err := base.Close(); err != nil {
+			return nil, err
+		}
+	}
+	return b, nil
+}
+
+// known is which of the opcodes without a raw pointer the host's kernel has.
+// FALLOCATE is not among them: restrictions do not see its mode, and some modes
+// make a file grow.
+func known(r *hostring.Ring) (abi.Opcodes, error) {
+	has, err := r.Probe()
+	if err != nil {
+		return abi.Opcodes{}, err
+	}
+	var ops []uint8
+	for _, op := range []uint8{hostring.OpNop, hostring.OpReadFixed, hostring.OpWriteFixed, hostring.OpFsync} {
+		if has[op] {
+			ops = append(ops, op)
+		}
+	}
+	return abi.OpcodesOf(ops...), nil
+}
+
+// bindGrowth bounds the writable regular files, which must all be of one size.
+func (b *Backend) bindGrowth(files []uringpv.File) error {
+	var first *uringpv.File
+	var bound int64
+	for i := range files {
+		f := &files[i]
+		if f.ReadOnly || f.BlockDevice {
+			continue
+		}
+		n, err := f.Size()
+		if err != nil {
+			return fmt.Errorf("size of disk %q: %w", f.Name, err)
+		}
+		switch {
+		case n <= 0:
+			return fmt.Errorf("disk %q is empty, and a bound of 0 bytes would stop every write of the process: give it a size or use the relay: %w", f.Name, ErrGrowth)
+		case first == nil:
+			first, bound = f, n
+		case n != bound:
+			return fmt.Errorf("disks %q and %q: %w", first.Name, f.Name, &growth.ConflictError{Asked: uint64(n), Bound: uint64(bound)})
+		}
+	}
+	if first == nil {
+		return nil
+	}
+	h, err := growth.Bound(uint64(bound))
+	if err != nil {
+		return fmt.Errorf("disk %q: %w", first.Name, err)
+	}
+	b.bound = h
+	return nil
+}
+
+// pinRAM registers guest RAM in the base ring.
+func (b *Backend) pinRAM() error {
+	err := pin(b.base, b.memory, b.memory.Layout().Buffers())
+	if hostring.Errno(err) == unix.ENOMEM {
+		return fmt.Errorf("%w: RLIMIT_MEMLOCK must be at least the guest's RAM, %d KiB (ulimit -l), or the process needs CAP_IPC_LOCK; backend=relay does without: %w",
+			ErrMemlock, b.memory.Layout().Size()>>10, err)
+	}
+	return err
+}
+
+// pin registers ranges of guest RAM.
+func pin(r *hostring.Ring, m *memmap.Memory, ranges []memmap.Range) error {
+	v := make([]hostring.Buffer, len(ranges))
+	for i, g := range ranges {
+		addr, err := m.HostAddr(g)
+		if err != nil {
+			return err
+		}
+		v[i] = hostring.Buffer{Addr: addr, Length: g.Length}
+	}
+	return r.RegisterBuffers(v)
+}
+
+// register gives a ring its buffers.
+func (b *Backend) register(r *hostring.Ring, buffers []memmap.Range) error {
+	if b.base != nil && slices.Equal(buffers, b.memory.Layout().Buffers()) {
+		return r.CloneBuffers(b.base)
+	}
+	return pin(r, b.memory, buffers)
+}
+
+// Kind is abi.BackendPassthrough.
+func (b *Backend) Kind() abi.Backend { return abi.BackendPassthrough }
+
+// Capabilities is what New found out.
+func (b *Backend) Capabilities() uringpv.Capabilities { return b.caps }
+
+// Close unpins guest RAM and takes the bound off the files.
+func (b *Backend) Close() error {
+	var all *multierror.Error
+	if b.base != nil {
+		if err := b.base.Close(); err != nil {
+			all = multierror.Append(all, err)
+		}
+		b.base = nil
+	}
+	if err := b.bound.Release(); err != nil {
+		all = multierror.Append(all, err)
+	}
+	b.bound = nil
+	return all.ErrorOrNil()
+}

@@ -1,0 +1,215 @@
+// SPDX-License-Identifier: Apache-2.0
+
+package passthrough
+
+import (
+	"encoding/binary"
+	"errors"
+	"fmt"
+	"time"
+
+	"golang.org/x/sys/unix"
+
+	"github.com/uringpv/uringpv/device/uringpv"
+	"github.com/uringpv/uringpv/hostring"
+)
+
+const (
+	// interval is the time between two looks of the watchdog at an active ring.
+	interval = 250 * time.Millisecond
+
+	// maxBehind is how many CQEs a guest may leave to the kernel, besides two CQ
+	// rings full (docs/protocol.md, section 4).
+	maxBehind = 65536
+
+	// infoTries is how often to ask for the kernel's counters, which it does not
+	// tell while the SQ thread has the ring's lock.
+	infoTries = 16
+)
+
+// errInfo says that the kernel did not tell its counters.
+var errInfo = errors.New("the kernel's account of the ring is not to be had")
+
+// loop is what belongs to the ring's goroutine.
+type loop struct {
+	next  time.Time // of the watchdog; zero when the ring cannot be active
+	moved time.Time // when SQEs were last seen to have been consumed
+	blind int       // looks in a row that told nothing
+
+	polls [2]unix.PollFd // what the loop would otherwise allocate
+	event [8]byte
+}
+
+// serve waits for doorbells, and looks after an active ring, until the ring is
+// to be closed or has to be stopped.
+func (r *Ring) serve() {
+	r.arm()
+	for !r.closing.Load() {
+		rung, submit := r.wait(), r.submit.Swap(0)
+		if rung {
+			submit = r.params.SQEntries
+		}
+		if r.enter.Swap(false) || rung {
+			r.arm()
+			if err := r.ring(submit); err != nil {
+				r.stop(err)
+				return
+			}
+		}
+		if !r.next.IsZero() && !time.Now().Before(r.next) {
+			if err := r.watch(); err != nil {
+				r.stop(err)
+				return
+			}
+		}
+	}
+}
+
+// stop reports that the ring is lost. The caller ends the goroutine, which
+// closes the ring.
+func (r *Ring) stop(err error) {
+	if !r.closing.Load() {
+		r.spec.Stopped(err)
+	}
+}
+
+// wait sleeps until there is something to do and says whether the doorbell was
+// rung.
+func (r *Ring) wait() bool {
+	timeout := -1
+	if !r.next.IsZero() {
+		timeout = int(max(0, time.Until(r.next)+time.Millisecond-1) / time.Millisecond)
+	}
+	fds := r.polls[:]
+	fds[0] = unix.PollFd{Fd: int32(r.wake), Events: unix.POLLIN}
+	fds[1] = unix.PollFd{Fd: int32(r.spec.DoorbellFD), Events: unix.POLLIN}
+	r.count.SystemCalls.Add(1)
+	if n, err := unix.Poll(fds, timeout); err != nil || n == 0 {
+		return false // EINTR: the caller looks at everything anyway
+	}
+	if fds[0].Revents != 0 {
+		r.read(r.wake)
+	}
+	if fds[1].Revents == 0 {
+		return false
+	}
+	n := r.read(r.spec.DoorbellFD)
+	r.count.Doorbells.Add(n)
+	return n > 0
+}
+
+// read empties an eventfd and returns its count.
+func (r *Ring) read(fd int) uint64 {
+	for {
+		r.count.SystemCalls.Add(1)
+		n, err := unix.Read(fd, r.event[:])
+		switch {
+		case err == nil && n == len(r.event):
+			return binary.NativeEndian.Uint64(r.event[:])
+		case !errors.Is(err, unix.EINTR):
+			return 0 // EAGAIN: nobody has signalled
+		}
+	}
+}
+
+// ring does what a doorbell asks for. Nothing that the guest wrote says whether
+// it is needed: the flags in the ring are the guest's to forge. Without SQPOLL it
+// takes at most submit SQEs.
+func (r *Ring) ring(submit uint32) error {
+	if r.sqpoll {
+		_, err := r.call(0, hostring.EnterSQWakeup|hostring.EnterGetevents)
+		return err
+	}
+	// The kernel ends a batch at an SQ index that is out of range, so that it can
+	// take as many calls as there are bad indices. The guest's words only say when
+	// to stop sooner.
+	tail, ok1 := r.spec.Rings.Uint32(uint64(r.params.SQOff.Tail))
+	head, ok2 := r.spec.Rings.Uint32(uint64(r.params.SQOff.Head))
+	for range max(submit, 1) {
+		n, err := r.call(submit, hostring.EnterGetevents)
+		if err != nil {
+			return err
+		}
+		submit -= min(n, submit)
+		if submit == 0 || !ok1 || !ok2 || tail.Load() == head.Load() || r.closing.Load() {
+			break
+		}
+	}
+	return nil
+}
+
+// call is io_uring_enter(2) without waiting. Errors that pass are none: the
+// guest rings again when it misses something.
+func (r *Ring) call(submit, flags uint32) (uint32, error) {
+	before := r.host.EnterCalls()
+	n, err := r.host.Enter(submit, 0, flags)
+	r.count.SystemCalls.Add(r.host.EnterCalls() - before)
+	switch hostring.Errno(err) {
+	case 0, unix.EAGAIN, unix.EBUSY, unix.ENOMEM:
+		return uint32(max(n, 0)), nil
+	}
+	return 0, err
+}
+
+// arm makes the watchdog look, as the ring may be active from now on. A fresh
+// ring is, and one whose doorbell was rung.
+func (r *Ring) arm() {
+	now := time.Now()
+	r.moved = now
+	if r.next.IsZero() {
+		r.next = now.Add(interval)
+	}
+}
+
+// watch looks at the kernel's own counters. They tell how many CQEs wait for the
+// guest to make room, which costs kernel memory without a bound, and whether the
+// ring can still be active: if every SQE consumed has its CQE in the ring and
+// none has been consumed for longer than the SQ thread polls, that thread sleeps,
+// and only a doorbell wakes it.
+func (r *Ring) watch() error {
+	now := time.Now()
+	r.next = now.Add(interval)
+	r.mu.Lock()
+	before := r.account.last
+	known := r.look()
+	info := r.account.last
+	r.mu.Unlock()
+	if !known {
+		// A thread that never lets go of the ring's lock is at work without pause.
+		// Do not leave a guest alone that keeps it so.
+		if r.blind++; r.blind < int(time.Minute/interval) {
+			return nil
+		}
+		return fmt.Errorf("ring %d: %w", r.spec.Index, errInfo)
+	}
+	r.blind = 0
+	behind := info.CachedSQHead - info.CachedCQTail
+	if limit := maxBehind + 2*r.params.CQEntries; behind > limit {
+		return &uringpv.GuestError{
+			Errno:  unix.ENXIO,
+			Reason: fmt.Sprintf("%d SQEs consumed have no CQE in the ring, more than %d: the driver does not take its CQEs", behind, limit),
+		}
+	}
+	switch {
+	case info.CachedSQHead != before.CachedSQHead || behind != 0:
+		r.moved = now
+	case now.Sub(r.moved) > r.idle+interval:
+		r.next = time.Time{}
+	}
+	return nil
+}
+
+// look takes note of the kernel's counters and says whether it could. The caller
+// holds mu, and host is open.
+func (r *Ring) look() bool {
+	for try := range infoTries {
+		r.count.SystemCalls.Add(3) // open, read, close
+		info, err := r.host.Info()
+		if err == nil {
+			r.account.add(info)
+			return true
+		}
+		time.Sleep(time.Duration(try) * 50 * time.Microsecond)
+	}
+	return false
+}

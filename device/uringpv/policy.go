@@ -1,0 +1,39 @@
+// SPDX-License-Identifier: Apache-2.0
+
+package uringpv
+
+import (
+	"github.com/uringpv/uringpv/device/uringpv/abi"
+)
+
+// Policy is what a ring's guest may ask for. A guest can narrow it, never widen
+// it.
+type Policy struct {
+	Opcodes          abi.Opcodes // IORING_OP_* that an SQE may have
+	SQEFlags         uint8       // IOSQE_* that an SQE may carry
+	SQEFlagsRequired uint8       // IOSQE_* that every SQE must carry; within SQEFlags
+	SetupFlags       uint32      // IORING_SETUP_* that RING_SETUP accepts
+}
+
+// Allows says whether an SQE with this opcode and these flags may be executed;
+// if not, its CQE is -EACCES. It is the rule of the kernel's ring restrictions
+// (io_uring_register(2), IORING_REGISTER_RESTRICTIONS), so that every backend
+// refuses the same.
+func (p *Policy) Allows(opcode, flags uint8) bool {
+	return p.Opcodes.Has(opcode) &&
+		flags&^p.SQEFlags == 0 &&
+		flags&p.SQEFlagsRequired == p.SQEFlagsRequired
+}
+
+// Narrow is p with only the opcodes of want, or all of p's if want is empty. It
+// says false if want has an opcode that p has not.
+func (p Policy) Narrow(want abi.Opcodes) (Policy, bool) {
+	if want.Empty() {
+		return p, true
+	}
+	if !want.SubsetOf(&p.Opcodes) {
+		return Policy{}, false
+	}
+	p.Opcodes = want
+	return p, true
+}

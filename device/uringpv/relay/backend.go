@@ -1,0 +1,242 @@
+// SPDX-License-Identifier: Apache-2.0
+
+package relay
+
+import (
+	"context"
+	"errors"
+	"fmt"
+	"log/slog"
+	"slices"
+	"sync"
+	"time"
+
+	"github.com/hashicorp/go-multierror"
+	"golang.org/x/sys/unix"
+
+	"github.com/uringpv/uringpv/device/uringpv"
+	"github.com/uringpv/uringpv/device/uringpv/abi"
+	"github.com/uringpv/uringpv/device/uringpv/internal/growth"
+	"github.com/uringpv/uringpv/device/uringpv/internal/quiesce"
+	"github.com/uringpv/uringpv/hostring"
+	"github.com/uringpv/uringpv/memmap"
+)
+
+// features are the IORING_FEAT_* that the relay's rings have.
+const features = hostring.FeatSingleMmap | hostring.FeatNodrop | hostring.FeatSubmitStable
+
+// setupFlags are the IORING_SETUP_* that the relay can honour.
+const setupFlags = hostring.SetupSQPoll | hostring.SetupCQSize | hostring.SetupClamp | hostring.SetupNoSQArray
+
+// Limits of a ring. The host ring's CQ ring has as many entries as the guest's,
+// and the kernel's limit for that is 65536.
+const (
+	maxEntries = 32768
+	maxBuffers = 1024
+)
+
+// lingering is how long Close waits for the kernel to free rings that have no
+// requests any more. It takes milliseconds; more would be a fault of the host's.
+const lingering = 5 * time.Second
+
+// Config says for which device the backend is.
+type Config struct {
+	Memory *memmap.Memory // guest RAM; must outlive the Backend
+	Files  []uringpv.File // every file of the device
+	Logger *slog.Logger   // slog.Default() if nil
+}
+
+// Backend makes relay rings for one device.
+type Backend struct {
+	caps   uringpv.Capabilities
+	memory *memmap.Memory
+	log    *slog.Logger
+	holds  []*growth.Hold
+	noted  sync.Once // that there are no registered buffers
+
+	mu   sync.Mutex          // guards what follows
+	base *hostring.Ring      // holds the registered buffers that rings clone, nil before the first ring
+	none bool                // there are no registered buffers to clone
+	ends []*quiesce.Sentinel // of host rings that the kernel may not have freed yet
+}
+
+// New makes the backend. It asks the host's kernel which opcodes it knows.
+//
+// The error wraps growth.ErrConflict's *growth.ConflictError if a writable
+// regular file is larger than the bound of files that this process passes
+// through: the kernel would cut the relay's writes as well.
+func New(c Config) (*Backend, error) {
+	if c.Logger == nil {
+		c.Logger = slog.Default()
+	}
+	b := &Backend{memory: c.Memory, log: c.Logger}
+	ops, err := known()
+	if err != nil {
+		return nil, err
+	}
+	b.caps = uringpv.Capabilities{
+		Policy: uringpv.Policy{
+			Opcodes:          ops,
+			SQEFlags:         allowedSQEFlags,
+			SQEFlagsRequired: hostring.SQEFixedFile,
+			SetupFlags:       setupFlags,
+		},
+		Features:   features,
+		MaxEntries: maxEntries,
+		MaxFiles:   uringpv.ReservedFile,
+		MaxBuffers: maxBuffers,
+		Stats: abi.StatSQEs | abi.StatCQEs | abi.StatErrors | abi.StatBytes | abi.StatDoorbells |
+			abi.StatInterrupts | abi.StatOverflows,
+	}
+	for i := range c.Files {
+		if err := b.need(&c.Files[i]); err != nil {
+			_ = b.Close()
+			return nil, err
+		}
+	}
+	return b, nil
+}
+
+// need announces a file that this process writes to.
+func (b *Backend) need(f *uringpv.File) error {
+	if f.ReadOnly || f.BlockDevice {
+		return nil
+	}
+	n, err := f.Size()
+	if err != nil {
+		return fmt.Errorf("size of disk %q: %w", f.Name, err)
+	}
+	h, err := growth.Need(uint64(max(n, 0)))
+	if err != nil {
+		return fmt.Errorf("disk %q: %w", f.Name, err)
+	}
+	b.holds = append(b.holds, h)
+	return nil
+}
+
+// known is which of the relay's opcodes the host's kernel has.
+func known() (abi.Opcodes, error) {
+	r, err := hostring.New(hostring.Config{Entries: 1})
+	if err != nil {
+		return abi.Opcodes{}, fmt.Errorf("the host's io_uring: %w", err)
+	}
+	defer r.Close()
+	has, err := r.Probe()
+	if err != nil {
+		return abi.Opcodes{}, err
+	}
+	var ops []uint8
+	for _, op := range []uint8{
+		hostring.OpNop, hostring.OpReadFixed, hostring.OpWriteFixed, hostring.OpRead, hostring.OpWrite,
+		hostring.OpFsync, hostring.OpFallocate,
+	} {
+		if has[op] {
+			ops = append(ops, op)
+		}
+	}
+	return abi.OpcodesOf(ops...), nil
+}
+
+// Kind is abi.BackendRelay.
+func (b *Backend) Kind() abi.Backend { return abi.BackendRelay }
+
+// Capabilities is what New found out.
+func (b *Backend) Capabilities() uringpv.Capabilities { return b.caps }
+
+// Close releases the registered buffers, and waits until the kernel has let go
+// of the files of all rings: somebody may want to lock them next.
+func (b *Backend) Close() error {
+	b.mu.Lock()
+	defer b.mu.Unlock()
+	var all *multierror.Error
+	collect := func(err error) {
+		if err != nil {
+			all = multierror.Append(all, err)
+		}
+	}
+	ctx, cancel := context.WithTimeout(context.Background(), lingering)
+	defer cancel()
+	for _, e := range b.ends {
+		collect(e.Wait(ctx))
+	}
+	b.ends = nil
+	if b.base != nil {
+		collect(b.base.Close())
+		b.base = nil
+	}
+	for _, h := range b.holds {
+		collect(h.Release())
+	}
+	b.holds = nil
+	return all.ErrorOrNil()
+}
+
+// linger keeps the sentinel of a host ring that has no requests any more.
+func (b *Backend) linger(s *quiesce.Sentinel) {
+	b.mu.Lock()
+	defer b.mu.Unlock()
+	b.ends = append(slices.DeleteFunc(b.ends, (*quiesce.Sentinel).Gone), s)
+}
+
+// register gives host the buffers of a ring as fixed buffers and says whether it
+// could. Without them the relay reads and writes at the same addresses, which it
+// has checked; it is slower by the pinning of each request's pages.
+func (b *Backend) register(host *hostring.Ring, buffers []memmap.Range) (bool, error) {
+	err := error(unix.EINVAL)
+	if slices.Equal(buffers, b.memory.Layout().Buffers()) {
+		if err = b.clone(host); err == nil {
+			return true, nil
+		}
+	}
+	if hostring.Errno(err) == unix.EINVAL { // other ranges, or a kernel before 6.12
+		if err = pin(host, b.memory, buffers); err == nil {
+			return true, nil
+		}
+	}
+	if hostring.Errno(err) != unix.ENOMEM {
+		return false, err
+	}
+	b.noted.Do(func() {
+		b.log.Warn("relay works without registered buffers, which is slower: RLIMIT_MEMLOCK is below the guest's RAM (ulimit -l) and there is no CAP_IPC_LOCK", "ram", b.memory.Layout().Size())
+	})
+	return false, nil
+}
+
+// clone shares all guest RAM, pinned once for all rings. EINVAL: the kernel
+// cannot.
+func (b *Backend) clone(host *hostring.Ring) error {
+	b.mu.Lock()
+	defer b.mu.Unlock()
+	if b.none {
+		return unix.EINVAL
+	}
+	if b.base == nil {
+		f, _ := hostring.ProbeFeature(hostring.FeatureClone)
+		if f.Result == hostring.No {
+			b.none = true // pinned memory counts for each ring that pins it: keep none idle
+			return unix.EINVAL
+		}
+		base, err := hostring.New(hostring.Config{Entries: 1})
+		if err != nil {
+			return err
+		}
+		if err := pin(base, b.memory, b.memory.Layout().Buffers()); err != nil {
+			return errors.Join(err, base.Close())
+		}
+		b.base = base
+	}
+	return host.CloneBuffers(b.base)
+}
+
+// pin registers ranges of guest RAM.
+func pin(r *hostring.Ring, m *memmap.Memory, ranges []memmap.Range) error {
+	v := make([]hostring.Buffer, len(ranges))
+	for i, g := range ranges {
+		addr, err := m.HostAddr(g)
+		if err != nil {
+			return err
+		}
+		v[i] = hostring.Buffer{Addr: addr, Length: g.Length}
+	}
+	return r.RegisterBuffers(v)
+}

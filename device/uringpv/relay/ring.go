@@ -1,0 +1,297 @@
+// SPDX-License-Identifier: Apache-2.0
+
+package relay
+
+import (
+	"context"
+	"errors"
+	"fmt"
+	"sync/atomic"
+	"time"
+
+	"github.com/hashicorp/go-multierror"
+	"golang.org/x/sys/unix"
+
+	"github.com/uringpv/uringpv/device/uringpv"
+	"github.com/uringpv/uringpv/device/uringpv/internal/quiesce"
+	"github.com/uringpv/uringpv/hostring"
+)
+
+// DefaultIdle is how long a ring with IORING_SETUP_SQPOLL polls without work if
+// its guest does not say. To wake it costs less than a hundredth of that.
+const DefaultIdle = 10 * time.Millisecond
+
+// unboundWorkers bounds the kernel's worker threads of a ring for requests that
+// may wait for ever. There are none on disks.
+const unboundWorkers = 1
+
+// Ring is a guest's ring and the host ring behind it.
+type Ring struct {
+	params hostring.Params
+	spec   uringpv.RingSpec
+	count  uringpv.Counters
+
+	// To the ring's goroutine.
+	attention atomic.Bool   // look at what follows
+	wake      int           // eventfd that ends its sleep
+	closing   atomic.Bool   // end the ring
+	getEvents atomic.Bool   // flush CQEs held back
+	submit    atomic.Uint32 // SQEs to take on a ring without SQPOLL
+
+	done    chan struct{} // closed when the goroutine has ended
+	backend *Backend
+
+	loop
+}
+
+// buffer is one of a ring's buffers, by the addresses that SQEs use.
+type buffer struct{ start, end uint64 }
+
+// holds says whether [addr, addr+n) lies in the buffer.
+func (b buffer) holds(addr, n uint64) bool {
+	return addr >= b.start && addr <= b.end && n <= b.end-addr
+}
+
+// loop is what belongs to the ring's goroutine.
+type loop struct {
+	guest  guestRings
+	host   *hostring.Ring
+	end    *quiesce.Sentinel // of host
+	sqpoll bool
+	idle   time.Duration
+
+	files      []file
+	buffers    []buffer
+	last       int  // buffer that a READ or WRITE was in most recently
+	registered bool // host has the buffers
+
+	slots   slots
+	held    backlog
+	owed    uint32 // without SQPOLL: SQEs that doorbells have asked to take
+	fresh   bool   // SQEs were put on the host ring that its kernel may not know of
+	fault   error  // why the host ring cannot be used any more
+	calls   uint64 // system calls, but for the host ring's
+	pending tally
+
+	cqes  [64]hostring.CQE // what the loop would otherwise allocate
+	polls [2]unix.PollFd
+	event [8]byte
+}
+
+// tally is counts that the goroutine has not published yet.
+type tally struct{ sqes, cqes, errors, read, written, overflows uint64 }
+
+// NewRing makes a ring and starts its goroutine.
+func (b *Backend) NewRing(s uringpv.RingSpec) (_ uringpv.Ring, err error) {
+	r := &Ring{spec: s, wake: -1, done: make(chan struct{}), backend: b}
+	if r.guest, r.params, err = newGuestRings(&r.spec); err != nil {
+		return nil, err
+	}
+	r.sqpoll = s.Flags&hostring.SetupSQPoll != 0
+	if r.sqpoll {
+		if r.idle = s.SQThreadIdle; r.idle <= 0 {
+			r.idle = DefaultIdle
+		}
+		r.params.SQThreadIdle = uint32(r.idle.Milliseconds())
+	}
+	if r.files, err = files(s.Files, &r.calls); err != nil {
+		return nil, fmt.Errorf("size of a disk: %w", err)
+	}
+	for _, g := range s.Buffers {
+		addr, err := s.Memory.HostAddr(g)
+		if err != nil {
+			return nil, err
+		}
+		r.buffers = append(r.buffers, buffer{uint64(addr), uint64(addr) + g.Length})
+	}
+	r.slots = newSlots(s.CQEntries)
+	r.held.ring = make([]hostring.CQE, s.CQEntries)
+
+	defer func() {
+		if err != nil {
+			if e := r.discard(context.Background()); e != nil {
+				err = multierror.Append(err, e)
+			}
+		}
+	}()
+	if r.wake, err = unix.Eventfd(0, unix.EFD_CLOEXEC|unix.EFD_NONBLOCK); err != nil {
+		r.wake = -1
+		return nil, fmt.Errorf("eventfd: %w", err)
+	}
+	if err := r.openHost(b); err != nil {
+		return nil, err
+	}
+	if r.sqpoll {
+		// A guest need not ring for its first SQE, but it may look before there is a
+		// thread: say asleep, as the kernel does, and let the thread clear it.
+		r.guest.setFlags(hostring.SQNeedWakeup, true)
+	}
+	go r.run()
+	return r, nil
+}
+
+// openHost makes the host ring. Its CQ ring has an entry for each slot, so it
+// never overflows.
+func (r *Ring) openHost(b *Backend) (err error) {
+	s := &r.spec
+	c := hostring.Config{
+		Entries:   s.SQEntries,
+		CQEntries: s.CQEntries,
+		Flags:     hostring.SetupCQSize | hostring.SetupSubmitAll,
+	}
+	if r.sqpoll {
+		c.Flags |= hostring.SetupSQPoll
+		c.SQThreadIdle = max(r.idle, time.Millisecond)
+		if s.SQThreadCPU >= 0 {
+			c.Flags |= hostring.SetupSQAff
+			c.SQThreadCPU = uint32(s.SQThreadCPU)
+		}
+	}
+	if r.host, err = hostring.New(c); err != nil {
+		return err
+	}
+	if r.end, err = quiesce.New(); err != nil {
+		return err
+	}
+	// Guest file i is file i of the host ring. The sentinel's entry comes last and
+	// translate lets no SQE name it.
+	fds := make([]int32, 0, len(s.Files)+1)
+	for i := range s.Files {
+		fds = append(fds, int32(s.Files[i].FD))
+	}
+	if err := r.host.RegisterFiles(append(fds, int32(r.end.File()))); err != nil {
+		return err
+	}
+	r.end.Handed()
+	if err := r.host.RegisterEventfd(r.wake); err != nil {
+		return err
+	}
+	r.host.DisableEventfd(true)
+	if r.registered, err = b.register(r.host, s.Buffers); err != nil {
+		return err
+	}
+	if r.sqpoll { // else the workers are the goroutine's thread's
+		return r.limitWorkers()
+	}
+	return nil
+}
+
+// limitWorkers bounds the kernel's worker threads. Kernels before 5.15 cannot.
+func (r *Ring) limitWorkers() error {
+	err := r.host.RegisterIOWQMaxWorkers(0, unboundWorkers)
+	if hostring.Errno(err) == unix.EINVAL {
+		return nil
+	}
+	return err
+}
+
+// discard releases what the ring holds, once nothing runs on it any more.
+func (r *Ring) discard(ctx context.Context) error {
+	var all *multierror.Error
+	if r.host != nil {
+		if err := r.host.Close(); err != nil {
+			all = multierror.Append(all, err)
+		}
+	}
+	if r.end != nil {
+		if err := r.end.Wait(ctx); err != nil {
+			return fmt.Errorf("ring %d: the host's kernel still holds its ring: %w", r.spec.Index, err)
+		}
+		r.end = nil
+	}
+	if r.wake >= 0 {
+		if err := unix.Close(r.wake); err != nil {
+			all = multierror.Append(all, fmt.Errorf("close eventfd: %w", err))
+		}
+		r.wake = -1
+	}
+	return all.ErrorOrNil()
+}
+
+// bufferOf is the buffer that holds [addr, addr+n).
+func (r *Ring) bufferOf(addr, n uint64) (uint16, bool) {
+	if r.last < len(r.buffers) && r.buffers[r.last].holds(addr, n) {
+		return uint16(r.last), true
+	}
+	for i := range r.buffers {
+		if r.buffers[i].holds(addr, n) {
+			r.last = i
+			return uint16(i), true
+		}
+	}
+	return 0, false
+}
+
+// Params are the guest's ring's.
+func (r *Ring) Params() hostring.Params { return r.params }
+
+// Stats are the counters. What a CQE counts for is counted before the guest can
+// see the CQE.
+func (r *Ring) Stats() uringpv.RingStats { return r.count.Stats() }
+
+// SystemCalls counts the system calls made to serve the ring.
+func (r *Ring) SystemCalls() uint64 { return r.count.SystemCalls.Load() }
+
+// Enter leaves the work to the ring's thread, like a doorbell. ENXIO: the ring
+// has stopped.
+func (r *Ring) Enter(toSubmit, flags uint32) error {
+	if r.closing.Load() {
+		return fmt.Errorf("enter ring %d, which is being destroyed: %w", r.spec.Index, unix.ENXIO)
+	}
+	select {
+	case <-r.done:
+		return fmt.Errorf("enter ring %d, which has stopped: %w", r.spec.Index, unix.ENXIO)
+	default:
+	}
+	if !r.sqpoll && toSubmit > 0 {
+		r.submit.Store(min(toSubmit, r.params.SQEntries))
+	}
+	if flags&hostring.EnterGetevents != 0 {
+		r.getEvents.Store(true)
+	}
+	return r.notify()
+}
+
+// notify makes the goroutine look at what others want of it.
+func (r *Ring) notify() error {
+	r.attention.Store(true)
+	for {
+		// EAGAIN: the counter is full, so it is signalled.
+		_, err := unix.Write(r.wake, one[:])
+		switch {
+		case err == nil || errors.Is(err, unix.EAGAIN):
+			return nil
+		case !errors.Is(err, unix.EINTR):
+			return fmt.Errorf("wake ring %d: %w", r.spec.Index, err)
+		}
+	}
+}
+
+// one is what a signal adds to an eventfd.
+var one = [8]byte{1}
+
+// Close ends the ring as uringpv.Ring says.
+func (r *Ring) Close(ctx context.Context) error {
+	select {
+	case <-r.done:
+	default:
+		if !r.closing.Swap(true) {
+			if err := r.notify(); err != nil {
+				r.closing.Store(false)
+				return err
+			}
+		}
+		select {
+		case <-r.done:
+		case <-ctx.Done():
+			return fmt.Errorf("ring %d: requests are still in flight on the host: %w", r.spec.Index, unix.ETIMEDOUT)
+		}
+	}
+	if r.fault == nil && r.end != nil {
+		// Every request has completed. What is left, the kernel's hold on the
+		// files, is for the backend's end to wait for.
+		r.backend.linger(r.end)
+		r.end = nil
+	}
+	return r.discard(ctx)
+}

@@ -1,0 +1,68 @@
+// SPDX-License-Identifier: Apache-2.0
+
+package vmm
+
+import (
+	"errors"
+	"fmt"
+	"io"
+	"log/slog"
+	"time"
+
+	"github.com/uringpv/uringpv/device/uringpv"
+)
+
+// MaxCPUs is the most vCPUs of a machine.
+const MaxCPUs = 64
+
+// Config is a machine to make.
+type Config struct {
+	Memory    uint64 // RAM in bytes, see memmap.NewLayout
+	HugePages bool   // back it by 2 MiB pages of the host's pool
+	CPUs      int    // 1 to MaxCPUs
+	Guest     Guest
+	Devices   []DeviceConfig
+	Console   io.Writer    // what the guest writes to the debug port; nil: nowhere
+	Serial    io.Writer    // what it writes to COM1; nil: nowhere
+	Logger    *slog.Logger // nil: no log
+}
+
+// Guest is a freestanding guest: a static ELF program that starts by the boot
+// contract of docs/memory-layout.md.
+type Guest struct {
+	ELF     []byte
+	Cmdline string
+}
+
+// Choice is which backend a device gets.
+type Choice string
+
+// Choices. ChooseAuto takes the fastest that the host and the disks permit.
+const (
+	ChooseAuto        Choice = "auto"
+	ChooseRelay       Choice = "relay"
+	ChoosePassthrough Choice = "passthrough"
+)
+
+// DeviceConfig is a uringpv device, a PCI function of the machine.
+type DeviceConfig struct {
+	Name         string
+	Files        []uringpv.File // stay the caller's, open until Close
+	Backend      Choice
+	Rings        int
+	MaxEntries   uint32        // of a ring, a power of two
+	SQPoll       bool          // the guest may have its rings polled
+	SQThreadIdle time.Duration // 0: the backend's default
+	SQThreadCPU  int           // -1: any
+}
+
+// check says what is wrong with what no other package checks.
+func (c *Config) check() error {
+	if c.CPUs < 1 || c.CPUs > MaxCPUs {
+		return fmt.Errorf("%d vCPUs: must be 1 to %d", c.CPUs, MaxCPUs)
+	}
+	if len(c.Guest.ELF) == 0 {
+		return errors.New("no guest program")
+	}
+	return nil
+}

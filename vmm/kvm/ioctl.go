@@ -1,0 +1,44 @@
+// SPDX-License-Identifier: Apache-2.0
+
+package kvm
+
+import "github.com/bobuhiro11/gokvm/kvm"
+
+// request is an ioctl of linux/kvm.h: its name and its number. The size in the
+// number is the fixed part's where a structure ends in an array of any length.
+type request struct {
+	name string
+	op   uintptr
+}
+
+// The requests that take a structure. They do not go through gokvm's functions:
+// those turn the pointer into a number before the system call, and a structure
+// on a goroutine's stack may have moved by then.
+var (
+	getSupportedCPUID = request{"KVM_GET_SUPPORTED_CPUID", kvm.IIOWR(0x05, 8)}
+
+	setUserMemoryRegion = request{"KVM_SET_USER_MEMORY_REGION", kvm.IIOW(0x46, 32)}
+	setIdentityMapAddr  = request{"KVM_SET_IDENTITY_MAP_ADDR", kvm.IIOW(0x48, 8)}
+	setIRQLine          = request{"KVM_IRQ_LINE", kvm.IIOW(0x61, 8)}
+	setGSIRouting       = request{"KVM_SET_GSI_ROUTING", kvm.IIOW(0x6a, 8)}
+	setIRQFD            = request{"KVM_IRQFD", kvm.IIOW(0x76, 32)}
+	setIOEventFD        = request{"KVM_IOEVENTFD", kvm.IIOW(0x79, 64)}
+	enableCap           = request{"KVM_ENABLE_CAP", kvm.IIOW(0xa3, 104)}
+	signalMSI           = request{"KVM_SIGNAL_MSI", kvm.IIOW(0xa5, 32)}
+
+	getRegs    = request{"KVM_GET_REGS", kvm.IIOR(0x81, 144)}
+	setRegs    = request{"KVM_SET_REGS", kvm.IIOW(0x82, 144)}
+	getSregs   = request{"KVM_GET_SREGS", kvm.IIOR(0x83, 312)}
+	setSregs   = request{"KVM_SET_SREGS", kvm.IIOW(0x84, 312)}
+	translate  = request{"KVM_TRANSLATE", kvm.IIOWR(0x85, 24)}
+	setFPU     = request{"KVM_SET_FPU", kvm.IIOW(0x8d, 416)}
+	setCPUID   = request{"KVM_SET_CPUID2", kvm.IIOW(0x90, 8)}
+	getMPState = request{"KVM_GET_MP_STATE", kvm.IIOR(0x98, 4)}
+	setMPState = request{"KVM_SET_MP_STATE", kvm.IIOW(0x99, 4)}
+)
+
+// Requests without a structure.
+var (
+	kvmRun     = kvm.IIO(0x80)
+	getStatsFD = kvm.IIO(0xce)
+)

@@ -1,0 +1,284 @@
+// SPDX-License-Identifier: Apache-2.0
+
+package vmm
+
+import (
+	"context"
+	"errors"
+	"fmt"
+	"io"
+	"log/slog"
+	"sync"
+	"sync/atomic"
+
+	"github.com/hashicorp/go-multierror"
+	"golang.org/x/sys/unix"
+
+	"github.com/uringpv/uringpv/device/uringpv"
+	"github.com/uringpv/uringpv/memmap"
+	"github.com/uringpv/uringpv/vmm/boot"
+	"github.com/uringpv/uringpv/vmm/bus"
+	"github.com/uringpv/uringpv/vmm/kvm"
+	"github.com/uringpv/uringpv/vmm/pci"
+	"github.com/uringpv/uringpv/vmm/serial"
+)
+
+// What Intel hosts use in the guest's address space, inside the hole.
+const (
+	identityMapAddr = 0xfffbc000 // one page
+	tssAddr         = 0xfffbd000 // three pages
+)
+
+// VM is a machine. New makes it, Run runs its guest once, Close takes it down.
+type VM struct {
+	log     *slog.Logger
+	memory  *memmap.Memory
+	system  *kvm.System
+	kvm     *kvm.VM
+	routes  *routes
+	ports   bus.Bus
+	mmio    bus.Bus
+	pci     *pci.Host
+	vcpus   []*vcpu
+	devices []*device
+	console io.Writer
+	marks   atomic.Uint64 // requests for counters
+
+	once    sync.Once // sets result and closes stopped
+	stopped chan struct{}
+	result  result
+
+	closed bool
+}
+
+// result is how a run ended.
+type result struct {
+	exit Exit
+	err  error
+}
+
+// Exit is how a guest ended its run by itself.
+type Exit struct {
+	Code uint32 // what it wrote to the exit port
+}
+
+// New makes a machine and loads its guest.
+func New(c Config) (_ *VM, err error) {
+	if err := c.check(); err != nil {
+		return nil, err
+	}
+	layout, err := memmap.NewLayout(c.Memory)
+	if err != nil {
+		return nil, err
+	}
+	vm := &VM{log: c.Logger, console: c.Console, stopped: make(chan struct{})}
+	if vm.log == nil {
+		vm.log = slog.New(slog.DiscardHandler)
+	}
+	if vm.console == nil {
+		vm.console = io.Discard
+	}
+	defer func() {
+		if err != nil {
+			if cerr := vm.Close(); cerr != nil {
+				err = errors.Join(err, cerr)
+			}
+		}
+	}()
+	if vm.system, err = kvm.Open(); err != nil {
+		return nil, err
+	}
+	if vm.memory, err = memmap.New(layout, memmap.Options{HugePages: c.HugePages}); err != nil {
+		return nil, err
+	}
+	if vm.kvm, err = vm.system.NewVM(); err != nil {
+		return nil, err
+	}
+	if err := vm.wire(c.Serial); err != nil {
+		return nil, err
+	}
+	if err := vm.addCPUs(c.CPUs); err != nil {
+		return nil, err
+	}
+	for i := range c.Devices {
+		d, err := newDevice(vm, &c.Devices[i])
+		if err != nil {
+			return nil, err
+		}
+		vm.devices = append(vm.devices, d)
+		vm.log.Info("backend", "device", d.chosen.Device, "backend", d.chosen.Backend, "why", d.chosen.Why)
+	}
+	entry, err := boot.Bare{ELF: c.Guest.ELF, Cmdline: c.Guest.Cmdline, CPUs: c.CPUs, TSCkHz: vm.vcpus[0].kvm.TSCkHz()}.Load(vm.memory)
+	if err != nil {
+		return nil, err
+	}
+	return vm, vm.vcpus[0].start(entry)
+}
+
+// wire puts memory, interrupt controllers and the PC's own devices in place.
+func (vm *VM) wire(serialOut io.Writer) error {
+	for i, r := range vm.memory.Layout().Regions() {
+		hva, err := vm.memory.HostAddr(r.Range)
+		if err != nil {
+			return err
+		}
+		if err := vm.kvm.SetMemory(uint32(i), uint64(r.Start), hva, r.Length); err != nil {
+			return err
+		}
+	}
+	if err := vm.kvm.CreateIRQChip(tssAddr, identityMapAddr); err != nil {
+		return err
+	}
+	vm.routes = newRoutes(vm.kvm)
+	vm.pci = pci.NewHost(&vm.mmio)
+	if err := vm.ports.Claim(pci.ConfigPorts, pci.ConfigPortsLen, vm.pci); err != nil {
+		return err
+	}
+	if serialOut == nil {
+		serialOut = io.Discard
+	}
+	com1 := serial.New(serialOut, func(high bool) {
+		if err := vm.kvm.IRQLine(serial.COM1IRQ, high); err != nil {
+			vm.log.Error("serial port", "error", err)
+		}
+	})
+	return vm.ports.Claim(serial.COM1, serial.Ports, com1)
+}
+
+// addCPUs makes the vCPUs. All but the first wait for the guest to start them.
+func (vm *VM) addCPUs(n int) error {
+	supported, err := vm.system.SupportedCPUID()
+	if err != nil {
+		return err
+	}
+	for id := range n {
+		c, err := vm.kvm.NewVCPU(id)
+		if err != nil {
+			return err
+		}
+		vm.vcpus = append(vm.vcpus, &vcpu{vm: vm, id: id, kvm: c})
+		if err := c.SetCPUID(cpuid(supported, id, n)); err != nil {
+			return fmt.Errorf("vCPU %d: %w", id, err)
+		}
+	}
+	return nil
+}
+
+// Backends says which backend each device got, and why.
+func (vm *VM) Backends() []Chosen {
+	var out []Chosen
+	for _, d := range vm.devices {
+		out = append(out, d.chosen)
+	}
+	return out
+}
+
+// stop ends the run with r, if nothing has ended it before.
+func (vm *VM) stop(r result) {
+	vm.once.Do(func() {
+		vm.result = r
+		close(vm.stopped)
+		// A command of the guest's may be waiting for its I/O.
+		for _, d := range vm.devices {
+			d.Interrupt()
+		}
+		for _, c := range vm.vcpus {
+			c.kvm.Kick()
+		}
+	})
+}
+
+// Run runs the guest until it writes to the exit port, ctx ends, or something
+// goes wrong, and until all vCPUs have stopped. The error is ctx's cause, a
+// *GuestCrash, or the host's fault. It is called once.
+func (vm *VM) Run(ctx context.Context) (Exit, error) {
+	if vm.closed {
+		return Exit{}, errors.New("the machine is closed")
+	}
+	done := context.AfterFunc(ctx, func() { vm.stop(result{err: context.Cause(ctx)}) })
+	defer done()
+	var threads sync.WaitGroup
+	for _, c := range vm.vcpus {
+		threads.Go(c.loop)
+	}
+	threads.Wait()
+	vm.stop(result{err: errors.New("all vCPUs stopped by themselves")})
+	return vm.result.exit, vm.result.err
+}
+
+// Stats is what a machine has done.
+type Stats struct {
+	KVM         kvm.Counters // all vCPUs
+	HaveKVM     bool         // whether the host counts
+	SystemCalls uint64       // made by the monitor to run the guest and to serve its I/O
+	Devices     []uringpv.Stats
+}
+
+// Stats may be called from any goroutine until Close.
+func (vm *VM) Stats() Stats {
+	s := Stats{HaveKVM: true, SystemCalls: vm.systemCalls()}
+	for _, c := range vm.vcpus {
+		n, ok := c.kvm.Counters()
+		s.KVM, s.HaveKVM = s.KVM.Add(n), s.HaveKVM && ok
+	}
+	for _, d := range vm.devices {
+		s.Devices = append(s.Devices, d.Stats())
+	}
+	return s
+}
+
+// systemCalls counts the system calls of vCPU threads and devices, but for those
+// that the guest's own counting causes.
+func (vm *VM) systemCalls() uint64 {
+	n := uint64(0)
+	for _, c := range vm.vcpus {
+		n += c.kvm.Runs()
+	}
+	for _, d := range vm.devices {
+		n += d.SystemCalls()
+	}
+	return n - min(n, vm.marks.Load())
+}
+
+// Close takes the machine down. Run has returned, or was never called. If I/O is
+// stuck on the host, so that guest RAM is still in use, the error wraps
+// unix.ETIMEDOUT, the memory stays, and Close may be called again. After nil
+// further calls return nil.
+func (vm *VM) Close() error {
+	if vm.closed {
+		return nil
+	}
+	var all *multierror.Error
+	inUse := false
+	for _, d := range vm.devices {
+		if err := d.close(); err != nil {
+			all = multierror.Append(all, fmt.Errorf("device %s: %w", d.chosen.Device, err))
+			inUse = inUse || errors.Is(err, unix.ETIMEDOUT)
+		}
+	}
+	if inUse {
+		return all.ErrorOrNil()
+	}
+	vm.closed = true
+	for _, c := range vm.vcpus {
+		all = appendError(all, c.kvm.Close())
+	}
+	if vm.kvm != nil {
+		all = appendError(all, vm.kvm.Close())
+	}
+	if vm.system != nil {
+		all = appendError(all, vm.system.Close())
+	}
+	if vm.memory != nil {
+		all = appendError(all, vm.memory.Close())
+	}
+	return all.ErrorOrNil()
+}
+
+// appendError adds err, if there is one.
+func appendError(all *multierror.Error, err error) *multierror.Error {
+	if err == nil {
+		return all
+	}
+	return multierror.Append(all, err)
+}
