@@ -11,7 +11,8 @@ const PageSize = 4096
 // Addr is a guest-physical address (GPA).
 type Addr uint64
 
-// AddLength is the address n bytes after a. It says false if there is none.
+// AddLength is the address n bytes after a. It says false if there is none:
+// the sum does not fit.
 func (a Addr) AddLength(n uint64) (end Addr, ok bool) {
 	end = a + Addr(n)
 	return end, end >= a
@@ -30,11 +31,12 @@ type Range struct {
 	Length uint64
 }
 
-// End is the first address behind the range. It says false if the range goes
-// past the end of the address space.
+// End is the first address behind the range. It says false if there is none:
+// the range goes up to, or past, the end of the 64-bit address space.
 func (r Range) End() (Addr, bool) { return r.Start.AddLength(r.Length) }
 
-// Contains says whether all of s, which may be empty, lies in r.
+// Contains says whether all of s lies in r. An empty s does if it begins in r or
+// right behind it.
 func (r Range) Contains(s Range) bool {
 	if s.Start < r.Start {
 		return false
@@ -54,7 +56,7 @@ func (r Range) Overlaps(s Range) bool {
 	return uint64(r.Start-s.Start) < s.Length
 }
 
-// String is the range as [start, end), in hexadecimal.
+// String is the range as [start, +length), in hexadecimal.
 func (r Range) String() string {
 	return fmt.Sprintf("[%#x, +%#x)", uint64(r.Start), r.Length)
 }

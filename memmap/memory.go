@@ -54,18 +54,18 @@ type Memory struct {
 	err    error // of Close
 }
 
-// New makes guest RAM. The pages are zero and take no host memory until
-// somebody touches them.
+// New makes guest RAM of a layout that NewLayout made. The pages are zero; small
+// ones take no host memory until somebody touches them, huge ones are set aside
+// at once.
 func New(l Layout, o Options) (_ *Memory, err error) {
+	if l.Size() == 0 {
+		return nil, errors.New("guest RAM without a layout: NewLayout makes one")
+	}
 	if o.Name == "" {
 		o.Name = "guest-ram"
 	}
-	flags := unix.MFD_CLOEXEC | unix.MFD_ALLOW_SEALING
-	if o.HugePages {
-		if l.Size()%hugePage != 0 {
-			return nil, fmt.Errorf("guest RAM of %d bytes: with huge pages it must be a multiple of %d", l.Size(), hugePage)
-		}
-		flags |= unix.MFD_HUGETLB | unix.MFD_HUGE_2MB
+	if o.HugePages && l.Size()%hugePage != 0 {
+		return nil, fmt.Errorf("guest RAM of %d bytes: with huge pages it must be a multiple of %d", l.Size(), hugePage)
 	}
 	slot, err := takeSlot()
 	if err != nil {
@@ -73,7 +73,14 @@ func New(l Layout, o Options) (_ *Memory, err error) {
 	}
 	if err := reserve(slotBase(slot), SlotSize); err != nil {
 		giveSlot(slot)
-		return nil, fmt.Errorf("reserve %d GiB of address space at %#x for guest RAM: %w", SlotSize>>30, slotBase(slot), err)
+		hint := ""
+		switch {
+		case errors.Is(err, unix.ENOMEM):
+			hint = ": the limit on address space (ulimit -v) must allow it"
+		case errors.Is(err, unix.EEXIST):
+			hint = ": this process has something else there"
+		}
+		return nil, fmt.Errorf("reserve %d GiB of address space at %#x for guest RAM: %w%s", SlotSize>>30, slotBase(slot), err, hint)
 	}
 	m := &Memory{layout: l, slot: slot, fd: -1}
 	defer func() {
@@ -82,9 +89,8 @@ func New(l Layout, o Options) (_ *Memory, err error) {
 		}
 	}()
 
-	if m.fd, err = unix.MemfdCreate(o.Name, flags); err != nil {
-		m.fd = -1
-		return nil, fmt.Errorf("memfd_create for guest RAM: %w", err)
+	if m.fd, err = createFile(o); err != nil {
+		return nil, err
 	}
 	if err := unix.Ftruncate(m.fd, int64(l.Size())); err != nil {
 		return nil, fmt.Errorf("size guest RAM to %d bytes: %w", l.Size(), err)
@@ -111,10 +117,32 @@ func New(l Layout, o Options) (_ *Memory, err error) {
 	return m, nil
 }
 
+// createFile makes the memfd. Nobody shall execute it: hosts with
+// vm.memfd_noexec=2 insist on hearing that, kernels before 6.3 do not know it.
+func createFile(o Options) (int, error) {
+	flags := unix.MFD_CLOEXEC | unix.MFD_ALLOW_SEALING
+	if o.HugePages {
+		flags |= unix.MFD_HUGETLB | unix.MFD_HUGE_2MB
+	}
+	fd, err := unix.MemfdCreate(o.Name, flags|unix.MFD_NOEXEC_SEAL)
+	if errors.Is(err, unix.EINVAL) {
+		fd, err = unix.MemfdCreate(o.Name, flags)
+	}
+	switch {
+	case err == nil:
+		return fd, nil
+	case errors.Is(err, unix.EINVAL):
+		return -1, fmt.Errorf("memfd_create for guest RAM, named %q: %w: the name must be at most 249 bytes, without NUL", o.Name, err)
+	case o.HugePages:
+		return -1, fmt.Errorf("memfd_create for guest RAM: %w: does this host have 2 MiB pages? run without huge pages if not", err)
+	}
+	return -1, fmt.Errorf("memfd_create for guest RAM: %w", err)
+}
+
 // Layout says which addresses are RAM.
 func (m *Memory) Layout() Layout { return m.layout }
 
-// FD is the memfd. It stays the Memory's.
+// FD is the memfd, -1 after Close. It stays the Memory's.
 func (m *Memory) FD() int { return m.fd }
 
 // Base is the host address of GPA 0, the guest's ADDR_BASE.
@@ -189,14 +217,18 @@ func (m *Memory) HostAddr(r Range) (uintptr, error) {
 
 // FromUser turns an address in the guest's form, ADDR_BASE + GPA, and a length
 // into the range of RAM that it names. It says false unless that lies inside
-// one region. Both words may be anything.
+// one region. Both words may be anything. A length of 0 names no byte, and is
+// taken where RAM begins, goes on or has just ended.
 func (m *Memory) FromUser(addr, length uint64) (Range, bool) {
 	base := uint64(m.Base())
 	if addr < base {
 		return Range{}, false
 	}
 	r := Range{Addr(addr - base), length}
-	return r, m.layout.Contains(r)
+	if !m.layout.Contains(r) {
+		return Range{}, false
+	}
+	return r, true
 }
 
 // Close unmaps the RAM and gives its host memory back. Further calls do nothing
@@ -214,6 +246,7 @@ func (m *Memory) Close() error {
 			if err := unix.Close(m.fd); err != nil {
 				all = multierror.Append(all, fmt.Errorf("close guest RAM: %w", err))
 			}
+			m.fd = -1
 		}
 		m.err = all.ErrorOrNil()
 	})

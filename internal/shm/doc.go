@@ -7,5 +7,6 @@
 // know what the words mean.
 //
 // Invariant: no access leaves the View that it was made through, whatever the
-// offset, and every word access is naturally aligned and atomic.
+// offset, and every word access is naturally aligned and atomic. What is no
+// whole word moves byte by byte; a byte cannot tear.
 package shm

@@ -95,19 +95,22 @@ func (v View) Store128(off, lo, hi uint64) bool {
 }
 
 // CopyOut copies len(dst) bytes from off into private memory. Each word is
-// read once. It says false, and leaves dst alone, if they are not inside v.
+// read once, atomically; bytes behind the View's last whole word one by one. It
+// says false, and leaves dst alone, if they are not inside v.
 func (v View) CopyOut(dst []byte, off uint64) bool {
 	if !v.inside(off, uint64(len(dst))) {
 		return false
 	}
 	for len(dst) > 0 {
-		base := off &^ 7
-		skip := off - base
-		n := min(uint64(len(dst)), 8-skip)
-		word := v.bytes(base)
-		copy(dst[:n], word[skip:])
-		dst = dst[n:]
-		off += n
+		if off%8 == 0 && len(dst) >= 8 {
+			binary.NativeEndian.PutUint64(dst, v.word64(off).Load())
+			off, dst = off+8, dst[8:]
+			continue
+		}
+		// An end that is no whole word: part of the word that it lies in.
+		word := v.bytes(off &^ 7)
+		n := copy(dst, word[off%8:])
+		off, dst = off+uint64(n), dst[n:]
 	}
 	return true
 }
@@ -131,8 +134,9 @@ func (v View) bytes(base uint64) (b [8]byte) {
 }
 
 // CopyIn copies src to off. Whole words are stored atomically; bytes at
-// unaligned ends one by one. It says false, and writes nothing, if they are
-// not inside v.
+// unaligned ends one by one, so that their neighbours, which somebody else may
+// be writing, are never written back. It says false, and writes nothing, if they
+// are not inside v.
 func (v View) CopyIn(off uint64, src []byte) bool {
 	if !v.inside(off, uint64(len(src))) {
 		return false

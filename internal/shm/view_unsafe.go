@@ -7,8 +7,9 @@ import (
 	"unsafe"
 )
 
-// Addr is the host's address of the View's first byte, 0 for an empty View. It
-// is for the kernel; it keeps nothing alive.
+// Addr is the host's address of the View's first byte, 0 for the zero View. It
+// is for the kernel; it keeps nothing alive. That of an empty slice of a View
+// names no byte.
 func (v View) Addr() uintptr {
 	// A slice's data pointer, without indexing, so that empty Views have one too.
 	return uintptr(unsafe.Pointer(unsafe.SliceData(v.b)))

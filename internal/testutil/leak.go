@@ -4,32 +4,52 @@ package testutil
 
 import (
 	"bytes"
+	"errors"
 	"fmt"
+	"io/fs"
 	"os"
 	"path/filepath"
 	"runtime"
-	"sort"
+	"slices"
 	"strings"
 	"testing"
 	"time"
 )
 
-// settle is how long goroutines and files that are on their way out may take.
+// settle is how long goroutines, files and threads that are on their way out may
+// take.
 const settle = 3 * time.Second
 
-// NoLeaks checks, when the test and its other cleanups are done, that no file
-// descriptor and no goroutine is left that was not there at the call. Call it
-// first in a test, which must not run in parallel with others.
+// NoLeaks checks, when the test and its other cleanups are done, that nothing is
+// left that was not there at the call: no file descriptor, no goroutine, no
+// thread of the kernel's that polls a ring (IORING_SETUP_SQPOLL). Call it first
+// in a test, which must not run in parallel with others.
 func NoLeaks(t testing.TB) {
 	t.Helper()
-	fds, routines := openFiles(), goroutines()
+	noLeaks(t, settle)
+}
+
+// noLeaks is NoLeaks with the time that what is on its way out may take.
+func noLeaks(t testing.TB, settle time.Duration) {
+	t.Helper()
+	if err := startPoller(); err != nil {
+		t.Fatal(err)
+	}
+	before, err := takeInventory()
+	if err != nil {
+		t.Fatal(err)
+	}
 	t.Cleanup(func() {
 		if t.Failed() || t.Skipped() {
 			return // what is left then says nothing
 		}
 		var leaks []string
 		for deadline := time.Now().Add(settle); ; time.Sleep(5 * time.Millisecond) {
-			leaks = append(more("file descriptor", fds, openFiles()), more("goroutine", routines, goroutines())...)
+			after, err := takeInventory()
+			if err != nil {
+				t.Fatal(err)
+			}
+			leaks = before.leaks(after)
 			if len(leaks) == 0 || time.Now().After(deadline) {
 				break
 			}
@@ -40,75 +60,102 @@ func NoLeaks(t testing.TB) {
 	})
 }
 
-// more lists what after holds more often than before.
-func more(kind string, before, after map[string]int) []string {
+// startPoller makes the runtime open the descriptors of its poller, which it
+// does once, when the first file asks for it. From then on they are always there.
+func startPoller() error {
+	r, w, err := os.Pipe()
+	if err != nil {
+		return err
+	}
+	return errors.Join(r.Close(), w.Close())
+}
+
+// inventory counts what a process has, by kind and name.
+type inventory map[string]int
+
+// takeInventory looks at this process.
+func takeInventory() (inventory, error) {
+	n := inventory{}
+	if err := n.addFiles(); err != nil {
+		return nil, err
+	}
+	n.addGoroutines()
+	return n, n.addSQThreads()
+}
+
+// leaks lists what after holds more often than n.
+func (n inventory) leaks(after inventory) []string {
 	var out []string
-	for what, n := range after {
-		if d := n - before[what]; d > 0 {
-			out = append(out, fmt.Sprintf("%d %s(s): %s", d, kind, what))
+	for what, now := range after {
+		if d := now - n[what]; d > 0 {
+			out = append(out, fmt.Sprintf("%d × %s", d, what))
 		}
 	}
-	sort.Strings(out)
+	slices.Sort(out)
 	return out
 }
 
-// openFiles counts this process's descriptors by what they name.
-func openFiles() map[string]int {
-	out := map[string]int{}
-	entries, _ := os.ReadDir("/proc/self/fd")
-	for _, e := range entries {
-		name, err := os.Readlink(filepath.Join("/proc/self/fd", e.Name()))
-		if err != nil || name == fmt.Sprintf("/proc/%d/fd", os.Getpid()) {
-			continue // the directory's own
-		}
-		// The runtime's poller opens these once, when it is first needed.
-		if name == "anon_inode:[eventpoll]" || name == "anon_inode:[eventfd]" && !countEventfd(e.Name()) {
-			continue
-		}
-		if i := strings.IndexByte(name, ':'); i > 0 && (name[:i] == "pipe" || name[:i] == "socket") {
-			name = name[:i] // the inode's number says nothing
-		}
-		out[name]++
+// addFiles counts descriptors by what they name.
+func (n inventory) addFiles() error {
+	const dir = "/proc/self/fd"
+	entries, err := os.ReadDir(dir)
+	if err != nil {
+		return err
 	}
-	return out
+	for _, e := range entries {
+		name, err := os.Readlink(filepath.Join(dir, e.Name()))
+		if errors.Is(err, fs.ErrNotExist) {
+			continue // closed meanwhile: the directory's own is one
+		}
+		if err != nil {
+			return err
+		}
+		if kind, _, ok := strings.Cut(name, ":["); ok && (kind == "pipe" || kind == "socket") {
+			name = kind // the inode's number says nothing
+		}
+		n["file descriptor: "+name]++
+	}
+	return nil
 }
 
-// countEventfd says whether an eventfd is anybody's but the runtime's poller's,
-// the only one whose counter is watched by the poller's own epoll instance.
-func countEventfd(fd string) bool {
-	entries, _ := os.ReadDir("/proc/self/fd")
-	for _, e := range entries {
-		name, _ := os.Readlink(filepath.Join("/proc/self/fd", e.Name()))
-		if name != "anon_inode:[eventpoll]" {
-			continue
+// addGoroutines counts goroutines by where they were started.
+func (n inventory) addGoroutines() {
+	buf := make([]byte, 1<<16)
+	for {
+		if l := runtime.Stack(buf, true); l < len(buf) {
+			buf = buf[:l]
+			break
 		}
-		info, _ := os.ReadFile(filepath.Join("/proc/self/fdinfo", e.Name()))
-		for line := range strings.Lines(string(info)) {
-			f := strings.Fields(line)
-			if len(f) > 1 && f[0] == "tfd:" && f[1] == fd {
-				return false
-			}
-		}
+		buf = make([]byte, 2*len(buf))
 	}
-	return true
-}
-
-// goroutines counts the goroutines by where they were started.
-func goroutines() map[string]int {
-	buf := make([]byte, 1<<20)
-	buf = buf[:runtime.Stack(buf, true)]
-	out := map[string]int{}
 	for g := range bytes.SplitSeq(buf, []byte("\n\n")) {
-		created := bytes.LastIndex(g, []byte("created by "))
-		if created < 0 {
+		_, by, ok := bytes.Cut(g, []byte("\ncreated by "))
+		if !ok {
 			continue // the main goroutine
 		}
-		line, _, _ := bytes.Cut(g[created:], []byte("\n"))
-		line, _, _ = bytes.Cut(line, []byte(" in goroutine"))
-		if bytes.Contains(line, []byte("testing.")) || bytes.Contains(line, []byte("os/signal.")) {
+		by, _, _ = bytes.Cut(by, []byte("\n"))
+		by, _, _ = bytes.Cut(by, []byte(" in goroutine"))
+		// Those that run tests, and the one that os/signal starts once.
+		if bytes.HasPrefix(by, []byte("testing.")) || bytes.HasPrefix(by, []byte("os/signal.")) {
 			continue
 		}
-		out[string(line)]++
+		n["goroutine of "+string(by)]++
 	}
-	return out
+}
+
+// addSQThreads counts the kernel's SQ threads, which are threads of the process
+// whose rings they poll.
+func (n inventory) addSQThreads() error {
+	const dir = "/proc/self/task"
+	tasks, err := os.ReadDir(dir)
+	if err != nil {
+		return err
+	}
+	for _, task := range tasks {
+		comm, err := os.ReadFile(filepath.Join(dir, task.Name(), "comm"))
+		if err == nil && strings.HasPrefix(string(comm), "iou-sqp-") {
+			n["SQ thread of an io_uring"]++
+		}
+	}
+	return nil
 }
