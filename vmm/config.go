@@ -22,7 +22,7 @@ type Config struct {
 	CPUs      int    // 1 to MaxCPUs
 	Guest     Guest
 	Devices   []DeviceConfig
-	Console   io.Writer    // what the guest writes to the debug port; nil: nowhere
+	Console   io.Writer    // what the guest writes to the debug port, one write at a time; nil: nowhere
 	Serial    io.Writer    // what it writes to COM1; nil: nowhere
 	Logger    *slog.Logger // nil: no log
 }

@@ -27,7 +27,8 @@ func (e *GuestCrash) Error() string {
 
 // Sizes of what a report shows.
 const (
-	reportCode  = 48 // bytes from RIP on
+	reportCode  = 64 // bytes from RIP on that are looked at
+	reportInsts = 8  // instructions
 	reportStack = 12 // words from RSP on
 )
 
@@ -45,6 +46,9 @@ func (c *vcpu) crash(e *kvm.Exit) *GuestCrash {
 		g.Reason = fmt.Sprintf("%s, hardware reason %#x", e.Reason, e.Code)
 	}
 	var b strings.Builder
+	if e.Reason == kvm.ExitInternalError && len(e.Data) > 0 {
+		fmt.Fprintf(&b, "KVM says %x\n", e.Data)
+	}
 	r, err := c.kvm.Regs()
 	if err != nil {
 		g.Report = fmt.Sprintf("registers: %v\n", err)
@@ -64,13 +68,26 @@ func (c *vcpu) crash(e *kvm.Exit) *GuestCrash {
 		}
 		fmt.Fprintf(&b, "%s %016x%s", v.name, v.value, end)
 	}
-	if s, err := c.kvm.Sregs(); err == nil {
-		fmt.Fprintf(&b, "cr0 %08x  cr2 %016x  cr3 %016x  cr4 %08x  efer %04x\n", s.CR0, s.CR2, s.CR3, s.CR4, s.EFER)
-		fmt.Fprintf(&b, "cs %04x (CPL %d)  ss %04x  tr %04x  gdt %016x+%x  idt %016x+%x\n",
-			s.CS.Selector, s.CS.Selector&3, s.SS.Selector, s.TR.Selector, s.GDT.Base, s.GDT.Limit, s.IDT.Base, s.IDT.Limit)
+	s, err := c.kvm.Sregs()
+	if err != nil {
+		g.Report = fmt.Sprintf("%ssegments: %v\n", b.String(), err)
+		return g
 	}
-	c.code(&b, r.RIP)
-	c.stack(&b, r.RSP)
+	fmt.Fprintf(&b, "cr0 %08x  cr2 %016x  cr3 %016x  cr4 %08x  efer %04x\n", s.CR0, s.CR2, s.CR3, s.CR4, s.EFER)
+	fmt.Fprintf(&b, "cs %04x (CPL %d)  ss %04x  tr %04x  gdt %016x+%x  idt %016x+%x\n",
+		s.CS.Selector, s.CS.Selector&3, s.SS.Selector, s.TR.Selector, s.GDT.Base, s.GDT.Limit, s.IDT.Base, s.IDT.Limit)
+	fmt.Fprintf(&b, "fs %04x at %016x  gs %04x at %016x  ds %04x  es %04x  ldt %04x\n",
+		s.FS.Selector, s.FS.Base, s.GS.Selector, s.GS.Base, s.DS.Selector, s.ES.Selector, s.LDT.Selector)
+	// Outside 64-bit mode addresses are relative to the segment.
+	mode, code, stack := 64, uint64(0), uint64(0)
+	if s.CS.L == 0 {
+		mode, code, stack = 16, s.CS.Base, s.SS.Base
+		if s.CS.DB != 0 {
+			mode = 32
+		}
+	}
+	c.code(&b, code+r.RIP, mode)
+	c.stack(&b, stack+r.RSP)
 	g.Report = b.String()
 	return g
 }
@@ -93,16 +110,16 @@ func (c *vcpu) bytes(virtual uint64, n int) []byte {
 	return out
 }
 
-// code disassembles from rip on.
-func (c *vcpu) code(b *strings.Builder, rip uint64) {
+// code disassembles mode-bit code from linear address rip on.
+func (c *vcpu) code(b *strings.Builder, rip uint64, mode int) {
 	code := c.bytes(rip, reportCode)
 	if len(code) == 0 {
 		fmt.Fprintf(b, "code at rip: not mapped\n")
 	}
-	for pc := rip; len(code) > 0; {
+	for pc, shown := rip, 0; len(code) > 0 && shown < reportInsts; shown++ {
 		text := "(bad)"
 		n := 1
-		if inst, err := x86asm.Decode(code, 64); err == nil {
+		if inst, err := x86asm.Decode(code, mode); err == nil {
 			text, n = x86asm.IntelSyntax(inst, pc, nil), inst.Len
 		} else if pc != rip {
 			break // cut by the end of what was read

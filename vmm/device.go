@@ -40,7 +40,8 @@ func newDevice(vm *VM, c *DeviceConfig) (_ *device, err error) {
 	d := &device{Device: dev, chosen: chosen}
 	defer func() {
 		if err != nil {
-			err = errors.Join(err, d.close())
+			_, cerr := d.close() // it has no ring yet
+			err = errors.Join(err, cerr)
 		}
 	}()
 	d.function = pci.NewFunction(pci.Identity{Vendor: abi.PCIVendor, Device: abi.PCIDevice, Class: abi.PCIClass, Revision: abi.VersionMajor})
@@ -67,14 +68,20 @@ func newDevice(vm *VM, c *DeviceConfig) (_ *device, err error) {
 	return d, nil
 }
 
-// close takes the function off its buses and ends the device. After an error
-// guest RAM may still be in use.
-func (d *device) close() error {
-	var err error
+// close takes the function off its buses and ends the device. It says whether
+// guest RAM is still in use; then it may be called again.
+func (d *device) close() (inUse bool, err error) {
 	if d.function != nil {
 		err = d.function.Close()
 	}
-	return errors.Join(err, d.Device.Close())
+	first := d.Device.Close()
+	if first == nil || errors.Is(first, unix.ETIMEDOUT) {
+		return first != nil, errors.Join(err, first)
+	}
+	// Either a ring did not end, or all did and something small failed behind
+	// them. Only in the second case another Close has nothing to complain of.
+	again := d.Device.Close()
+	return again != nil, errors.Join(err, first)
 }
 
 // registers is BAR 0.

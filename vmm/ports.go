@@ -23,8 +23,7 @@ func (c *vcpu) portIO(e *kvm.Exit) {
 	switch {
 	case e.Addr == portConsole && e.Size == 1:
 		if e.Write {
-			// A reader that went away is not the guest's fault.
-			_, _ = c.vm.console.Write(e.Data)
+			c.vm.print(e.Data)
 			return
 		}
 		for i := range e.Data {
@@ -43,6 +42,14 @@ func (c *vcpu) portIO(e *kvm.Exit) {
 			}
 		}
 	}
+}
+
+// print is what a vCPU writes to the debug port. A reader that went away is not
+// the guest's fault.
+func (vm *VM) print(b []byte) {
+	vm.output.Lock()
+	defer vm.output.Unlock()
+	_, _ = vm.console.Write(b)
 }
 
 // counters gives the guest the machine's counters. The system calls are without

@@ -34,7 +34,10 @@ func (c *vcpu) start(e boot.Entry) error {
 	if err := c.kvm.SetSregs(s); err != nil {
 		return err
 	}
-	return c.kvm.SetRegs(kvm.Regs{RIP: e.RIP, RDI: e.RDI, RSI: e.RSI, RFLAGS: boot.Flags})
+	if err := c.kvm.ResetFPU(); err != nil {
+		return err
+	}
+	return c.kvm.SetRegs(kvm.Regs{RIP: e.RIP, RSP: e.RSP, RDI: e.RDI, RSI: e.RSI, RFLAGS: boot.Flags})
 }
 
 // loop runs the vCPU on an OS thread of its own until the machine stops.

@@ -8,11 +8,11 @@ import (
 	"fmt"
 	"io"
 	"log/slog"
+	"strings"
 	"sync"
 	"sync/atomic"
 
 	"github.com/hashicorp/go-multierror"
-	"golang.org/x/sys/unix"
 
 	"github.com/uringpv/uringpv/device/uringpv"
 	"github.com/uringpv/uringpv/memmap"
@@ -41,8 +41,10 @@ type VM struct {
 	pci     *pci.Host
 	vcpus   []*vcpu
 	devices []*device
-	console io.Writer
 	marks   atomic.Uint64 // requests for counters
+
+	output  sync.Mutex // held during a write to console: several vCPUs may print
+	console io.Writer
 
 	once    sync.Once // sets result and closes stopped
 	stopped chan struct{}
@@ -129,6 +131,8 @@ func (vm *VM) wire(serialOut io.Writer) error {
 	if err := vm.kvm.CreateIRQChip(tssAddr, identityMapAddr); err != nil {
 		return err
 	}
+	// A PIT (KVM_CREATE_PIT2) would come here, for Linux: the freestanding guests
+	// have the local APIC's timer.
 	vm.routes = newRoutes(vm.kvm)
 	vm.pci = pci.NewHost(&vm.mmio)
 	if err := vm.ports.Claim(pci.ConfigPorts, pci.ConfigPortsLen, vm.pci); err != nil {
@@ -151,13 +155,14 @@ func (vm *VM) addCPUs(n int) error {
 	if err != nil {
 		return err
 	}
+	t := topology{cpus: n, tscDeadline: vm.system.Has(kvm.CapTSCDeadline) != 0}
 	for id := range n {
 		c, err := vm.kvm.NewVCPU(id)
 		if err != nil {
 			return err
 		}
 		vm.vcpus = append(vm.vcpus, &vcpu{vm: vm, id: id, kvm: c})
-		if err := c.SetCPUID(cpuid(supported, id, n)); err != nil {
+		if err := c.SetCPUID(t.cpuid(supported, id)); err != nil {
 			return fmt.Errorf("vCPU %d: %w", id, err)
 		}
 	}
@@ -240,24 +245,32 @@ func (vm *VM) systemCalls() uint64 {
 	return n - min(n, vm.marks.Load())
 }
 
-// Close takes the machine down. Run has returned, or was never called. If I/O is
-// stuck on the host, so that guest RAM is still in use, the error wraps
-// unix.ETIMEDOUT, the memory stays, and Close may be called again. After nil
-// further calls return nil.
+// ErrMemoryInUse says that a ring may still read or write guest RAM, so that the
+// machine's memory and the files of its devices have to stay.
+var ErrMemoryInUse = errors.New("guest memory is still in use")
+
+// Close takes the machine down. Run has returned, or was never called. If a ring
+// does not end, because its I/O is stuck on the host (unix.ETIMEDOUT) or for
+// another fault of the host's, the error wraps ErrMemoryInUse too, the memory
+// stays, and Close may be called again. After any other result the machine is
+// gone, and further calls return nil.
 func (vm *VM) Close() error {
 	if vm.closed {
 		return nil
 	}
-	var all *multierror.Error
-	inUse := false
+	all := &multierror.Error{ErrorFormat: oneLine}
+	var used []string
 	for _, d := range vm.devices {
-		if err := d.close(); err != nil {
+		inUse, err := d.close()
+		if err != nil {
 			all = multierror.Append(all, fmt.Errorf("device %s: %w", d.chosen.Device, err))
-			inUse = inUse || errors.Is(err, unix.ETIMEDOUT)
+		}
+		if inUse {
+			used = append(used, d.chosen.Device)
 		}
 	}
-	if inUse {
-		return all.ErrorOrNil()
+	if len(used) > 0 {
+		return multierror.Append(all, fmt.Errorf("%w by %s", ErrMemoryInUse, strings.Join(used, ", ")))
 	}
 	vm.closed = true
 	for _, c := range vm.vcpus {
@@ -273,6 +286,15 @@ func (vm *VM) Close() error {
 		all = appendError(all, vm.memory.Close())
 	}
 	return all.ErrorOrNil()
+}
+
+// oneLine is the text of several errors.
+func oneLine(errs []error) string {
+	lines := make([]string, len(errs))
+	for i, err := range errs {
+		lines[i] = err.Error()
+	}
+	return strings.Join(lines, "; ")
 }
 
 // appendError adds err, if there is one.

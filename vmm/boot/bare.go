@@ -20,6 +20,7 @@ const (
 	infoAddr      = 0x9000
 	cmdlineAddr   = 0xa000
 	CountersAddr  = 0xb000
+	stackTop      = 0x10000 // of 16 KiB for the guest's first instructions
 	pdAddr        = 0x10000 // page directories, one for each GiB
 	maxPDs        = 0x70
 	ImageStart    = 0x200000
@@ -125,7 +126,7 @@ func (g Bare) Load(m *memmap.Memory) (Entry, error) {
 			return Entry{}, err
 		}
 	}
-	return Entry{RIP: rip, RDI: infoAddr, CR3: pml4Addr, GDT: gdtAddr, GDTLimit: 3*8 - 1}, nil
+	return Entry{RIP: rip, RSP: stackTop, RDI: infoAddr, CR3: pml4Addr, GDT: gdtAddr, GDTLimit: 3*8 - 1}, nil
 }
 
 // writePageTables maps the first 4 GiB and all RAM above them to themselves, for

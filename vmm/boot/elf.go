@@ -6,7 +6,6 @@ import (
 	"bytes"
 	"debug/elf"
 	"fmt"
-	"io"
 
 	"github.com/uringpv/uringpv/memmap"
 )
@@ -31,11 +30,15 @@ func loadELF(m *memmap.Memory, image []byte) (entry uint64, err error) {
 		if p.Filesz > p.Memsz || p.Paddr < ImageStart || !m.Layout().Contains(r) {
 			return 0, fmt.Errorf("guest program: segment %d at %s with %d bytes in the file: must lie in guest RAM above %#x", i, r, p.Filesz, uint64(ImageStart))
 		}
-		b := make([]byte, p.Filesz) // memory is zero already
-		if _, err := io.ReadFull(p.Open(), b); err != nil {
-			return 0, fmt.Errorf("guest program: segment %d: %w", i, err)
+		if p.Vaddr != p.Paddr {
+			return 0, fmt.Errorf("guest program: segment %d is linked at %#x and loaded at %#x: must be the same, memory is mapped to itself", i, p.Vaddr, p.Paddr)
 		}
-		if err := m.WriteAt(b, r.Start); err != nil {
+		size := uint64(len(image))
+		if p.Off > size || p.Filesz > size-p.Off {
+			return 0, fmt.Errorf("guest program: segment %d has %d bytes at %d of a file of %d: it is cut short", i, p.Filesz, p.Off, size)
+		}
+		// What the file does not fill is zero already.
+		if err := m.WriteAt(image[p.Off:p.Off+p.Filesz], r.Start); err != nil {
 			return 0, err
 		}
 		inside = inside || f.Entry >= p.Paddr && f.Entry-p.Paddr < p.Memsz

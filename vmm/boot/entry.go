@@ -7,6 +7,7 @@ package boot
 // segment DataSelector.
 type Entry struct {
 	RIP      uint64
+	RSP      uint64 // top of a small stack, 16-byte aligned, until the guest has its own
 	RDI      uint64 // of a freestanding guest: GPA of struct bootinfo
 	RSI      uint64
 	CR3      uint64 // GPA of the page tables

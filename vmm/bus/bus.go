@@ -60,7 +60,8 @@ func (b *Bus) Claim(start, n uint64, h Handler) error {
 	return nil
 }
 
-// Release ends the claim that begins at start, if there is one.
+// Release ends the claim that begins at start, if there is one. An access that
+// another vCPU began before may still be with the handler.
 func (b *Bus) Release(start uint64) {
 	b.mu.Lock()
 	defer b.mu.Unlock()

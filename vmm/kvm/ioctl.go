@@ -2,7 +2,13 @@
 
 package kvm
 
-import "github.com/bobuhiro11/gokvm/kvm"
+import (
+	"errors"
+	"fmt"
+
+	"github.com/bobuhiro11/gokvm/kvm"
+	"golang.org/x/sys/unix"
+)
 
 // request is an ioctl of linux/kvm.h: its name and its number. The size in the
 // number is the fixed part's where a structure ends in an array of any length.
@@ -37,8 +43,31 @@ var (
 	setMPState = request{"KVM_SET_MP_STATE", kvm.IIOW(0x99, 4)}
 )
 
-// Requests without a structure.
+// The requests that take a number, or nothing.
 var (
-	kvmRun     = kvm.IIO(0x80)
-	getStatsFD = kvm.IIO(0xce)
+	createVM       = request{"KVM_CREATE_VM", kvm.IIO(0x01)}
+	checkExtension = request{"KVM_CHECK_EXTENSION", kvm.IIO(0x03)}
+	createVCPU     = request{"KVM_CREATE_VCPU", kvm.IIO(0x41)}
+	setTSSAddr     = request{"KVM_SET_TSS_ADDR", kvm.IIO(0x47)}
+	createIRQChip  = request{"KVM_CREATE_IRQCHIP", kvm.IIO(0x60)}
+	getStatsFD     = request{"KVM_GET_STATS_FD", kvm.IIO(0xce)}
 )
+
+// kvmRun is KVM_RUN, the one request that a signal is meant to interrupt.
+var kvmRun = kvm.IIO(0x80)
+
+// call makes request r on fd with a number. The error wraps the errno.
+//
+// A signal is no reason to fail: KVM_CREATE_VM gives up when one is pending, and
+// the Go runtime sends its threads SIGURG at any time.
+func call(fd int, r request, arg uintptr) (int, error) {
+	for {
+		n, err := kvm.Ioctl(uintptr(fd), r.op, arg)
+		switch {
+		case err == nil:
+			return int(n), nil
+		case !errors.Is(err, unix.EINTR):
+			return 0, fmt.Errorf("%s: %w", r.name, err)
+		}
+	}
+}

@@ -7,7 +7,6 @@ import (
 	"encoding/binary"
 	"fmt"
 
-	"github.com/bobuhiro11/gokvm/kvm"
 	"golang.org/x/sys/unix"
 )
 
@@ -30,11 +29,11 @@ const (
 
 // openStats reads the descriptors of fd's statistics.
 func openStats(fd int) (_ *Stats, err error) {
-	sfd, err := kvm.Ioctl(uintptr(fd), getStatsFD, 0)
+	sfd, err := call(fd, getStatsFD, 0)
 	if err != nil {
-		return nil, fmt.Errorf("KVM_GET_STATS_FD: %w", err)
+		return nil, err
 	}
-	s := &Stats{fd: int(sfd), offset: map[string]int64{}}
+	s := &Stats{fd: sfd, offset: map[string]int64{}}
 	defer func() {
 		if err != nil {
 			_ = s.close()

@@ -57,14 +57,21 @@ func Open() (*System, error) {
 // Close closes /dev/kvm. VMs made from it live on.
 func (s *System) Close() error { return unix.Close(s.fd) }
 
+// Capability is KVM_CAP_*. It is not gokvm's type, which has eight bits.
+type Capability uint32
+
+// CapTSCDeadline says that the in-kernel local APICs have the TSC deadline
+// timer, which SupportedCPUID tells on newer kernels only.
+const CapTSCDeadline Capability = 72
+
 // Has is KVM_CHECK_EXTENSION: 0 if the host lacks the capability, else a
 // positive number whose meaning is the capability's.
-func (s *System) Has(c kvm.Capability) int {
-	n, err := kvm.CheckExtension(uintptr(s.fd), c)
+func (s *System) Has(c Capability) int {
+	n, err := call(s.fd, checkExtension, uintptr(c))
 	if err != nil {
 		return 0
 	}
-	return int(n)
+	return n
 }
 
 // maxCPUIDEntries bounds the table, as the kernel does (KVM_MAX_CPUID_ENTRIES).
@@ -89,10 +96,10 @@ func (s *System) SupportedCPUID() ([]CPUIDEntry, error) {
 
 // NewVM makes a VM.
 func (s *System) NewVM() (*VM, error) {
-	fd, err := kvm.CreateVM(uintptr(s.fd))
+	fd, err := call(s.fd, createVM, 0)
 	if err != nil {
-		return nil, fmt.Errorf("KVM_CREATE_VM: %w", err)
+		return nil, err
 	}
-	unix.CloseOnExec(int(fd))
-	return &VM{fd: int(fd), mmapSize: s.mmapSize}, nil
+	unix.CloseOnExec(fd)
+	return &VM{fd: fd, mmapSize: s.mmapSize}, nil
 }

@@ -39,12 +39,12 @@ type VCPU struct {
 
 // NewVCPU makes the VM's vCPU number id.
 func (v *VM) NewVCPU(id int) (_ *VCPU, err error) {
-	fd, err := kvm.CreateVCPU(uintptr(v.fd), id)
+	fd, err := call(v.fd, createVCPU, uintptr(id))
 	if err != nil {
-		return nil, fmt.Errorf("KVM_CREATE_VCPU %d: %w", id, err)
+		return nil, fmt.Errorf("vCPU %d: %w", id, err)
 	}
-	unix.CloseOnExec(int(fd))
-	c := &VCPU{fd: int(fd)}
+	unix.CloseOnExec(fd)
+	c := &VCPU{fd: fd}
 	defer func() {
 		if err != nil {
 			_ = c.Close()
@@ -61,9 +61,13 @@ func (v *VM) NewVCPU(id int) (_ *VCPU, err error) {
 	if c.flags, ok = view.Uint32(0); !ok {
 		return nil, fmt.Errorf("kvm_run of vCPU %d is empty", id)
 	}
-	if c.stats, err = openStats(c.fd); err != nil {
+	c.stats, err = openStats(c.fd)
+	if errors.Is(err, unix.ENOTTY) || errors.Is(err, unix.EINVAL) {
 		// Linux before 5.14: the vCPU works, its counters are unknown.
-		c.stats, err = nil, nil
+		return c, nil
+	}
+	if err != nil {
+		return nil, fmt.Errorf("vCPU %d: %w", id, err)
 	}
 	return c, nil
 }

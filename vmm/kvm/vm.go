@@ -34,17 +34,15 @@ func (v *VM) SetMemory(slot uint32, gpa uint64, hva uintptr, n uint64) error {
 // the first vCPU. Intel hosts need tss and identityMap, GPAs in the MMIO hole of
 // three pages and one page that the guest does not use.
 func (v *VM) CreateIRQChip(tss, identityMap uint32) error {
-	if err := kvm.SetTSSAddr(uintptr(v.fd), tss); err != nil {
-		return fmt.Errorf("KVM_SET_TSS_ADDR %#x: %w", tss, err)
+	if _, err := call(v.fd, setTSSAddr, uintptr(tss)); err != nil {
+		return fmt.Errorf("pages at %#x: %w", tss, err)
 	}
 	addr := uint64(identityMap)
 	if err := ioctl(v.fd, setIdentityMapAddr, &addr); err != nil {
 		return fmt.Errorf("page at %#x: %w", identityMap, err)
 	}
-	if err := kvm.CreateIRQChip(uintptr(v.fd)); err != nil {
-		return fmt.Errorf("KVM_CREATE_IRQCHIP: %w", err)
-	}
-	return nil
+	_, err := call(v.fd, createIRQChip, 0)
+	return err
 }
 
 // irqLevel is struct kvm_irq_level.
@@ -93,13 +91,13 @@ type enabledCap struct {
 }
 
 // EnableCap turns a capability of the VM on. The arguments are the capability's.
-func (v *VM) EnableCap(c kvm.Capability, args ...uint64) error {
+func (v *VM) EnableCap(c Capability, args ...uint64) error {
 	e := enabledCap{cap: uint32(c)}
 	if n := copy(e.args[:], args); n < len(args) {
-		return fmt.Errorf("KVM_ENABLE_CAP %v: %d arguments, at most %d", c, len(args), n)
+		return fmt.Errorf("KVM_ENABLE_CAP %d: %d arguments, at most %d", c, len(args), n)
 	}
 	if err := ioctl(v.fd, enableCap, &e); err != nil {
-		return fmt.Errorf("capability %v: %w", c, err)
+		return fmt.Errorf("capability %d: %w", c, err)
 	}
 	return nil
 }

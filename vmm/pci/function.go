@@ -3,6 +3,7 @@
 package pci
 
 import (
+	"cmp"
 	"encoding/binary"
 	"fmt"
 	"sync"
@@ -38,12 +39,14 @@ const (
 // without its neighbours.
 const minBAR = 4096
 
-// Identity is what a driver finds a function by. Class is base class, subclass
-// and interface.
+// Identity is what a driver finds a function by.
 type Identity struct {
 	Vendor, Device uint16
-	Class          uint32
+	Class          uint32 // 24 bits: base class, subclass, interface
 	Revision       uint8
+
+	// The subsystem's identity; where it is 0, the function's own.
+	SubVendor, SubDevice uint16
 }
 
 // BAR is a memory range of a function.
@@ -52,7 +55,8 @@ type BAR struct {
 	Handler bus.Handler
 
 	// Moved, if not nil, hears where the BAR answers now: at addr, or nowhere
-	// if it is not mapped. It must not call the function.
+	// (addr 0) if it is not mapped. The calls come one at a time; it must not
+	// call the function or the host.
 	Moved func(addr uint64, mapped bool)
 
 	claimed uint64 // where it answers; 0: nowhere
@@ -77,8 +81,8 @@ func newFunction(id Identity, mmio *bus.Bus) *Function {
 	le := binary.LittleEndian
 	le.PutUint16(f.config[regVendor:], id.Vendor)
 	le.PutUint16(f.config[regDevice:], id.Device)
-	le.PutUint16(f.config[regSubVendor:], id.Vendor)
-	le.PutUint16(f.config[regSubDevice:], id.Device)
+	le.PutUint16(f.config[regSubVendor:], cmp.Or(id.SubVendor, id.Vendor))
+	le.PutUint16(f.config[regSubDevice:], cmp.Or(id.SubDevice, id.Device))
 	f.config[regRevision] = id.Revision
 	f.config[regClass] = byte(id.Class)
 	f.config[regClass+1] = byte(id.Class >> 8)
@@ -132,37 +136,41 @@ func (f *Function) addCapability(off int, id byte, content []byte) {
 // command is the command register.
 func (f *Function) command() uint16 { return binary.LittleEndian.Uint16(f.config[regCommand:]) }
 
-// readConfig copies configuration space from reg on to p, ones past its end.
+// readConfig copies configuration space from reg on to p. Nothing of p is past
+// its end.
 func (f *Function) readConfig(reg int, p []byte) {
 	f.mu.Lock()
 	defer f.mu.Unlock()
-	for i := range p {
-		if reg+i < configSize {
-			p[i] = f.config[reg+i]
-		}
-	}
+	copy(p, f.config[reg:])
 }
 
-// writeConfig writes p to configuration space from reg on: the bits that are
-// writable.
-func (f *Function) writeConfig(reg int, p []byte) {
+// writeConfig writes the writable bits of p to configuration space from reg on.
+// It says whether that made address space free.
+func (f *Function) writeConfig(reg int, p []byte) (freed bool) {
 	f.mu.Lock()
 	defer f.mu.Unlock()
 	for i, v := range p {
-		if at := reg + i; at < configSize {
-			m := f.wmask[at]
-			f.config[at] = f.config[at]&^m | v&m
-		}
+		m := f.wmask[reg+i]
+		f.config[reg+i] = f.config[reg+i]&^m | v&m
 	}
-	f.remap()
+	freed = f.remap()
 	if f.msix != nil {
 		f.msix.control(binary.LittleEndian.Uint16(f.config[f.msix.cap+2:]), f.command()&commandMaster != 0)
 	}
+	return freed
+}
+
+// settle makes BARs answer that had to wait for address space.
+func (f *Function) settle() {
+	f.mu.Lock()
+	defer f.mu.Unlock()
+	f.remap()
 }
 
 // remap makes each BAR answer where the guest has put it, if that is possible.
-// First all that moved away leave, so that two BARs can swap.
-func (f *Function) remap() {
+// First all that moved away leave, so that two BARs can swap. It says whether
+// any did.
+func (f *Function) remap() (freed bool) {
 	var want [numBARs]uint64
 	for i, b := range f.bars {
 		if b == nil {
@@ -175,15 +183,17 @@ func (f *Function) remap() {
 		if b.claimed != 0 && b.claimed != want[i] {
 			f.mmio.Release(b.claimed)
 			b.move(0)
+			freed = true
 		}
 	}
 	for i, b := range f.bars {
-		// A claim that fails is of a guest that put two BARs in one place: the
-		// later one answers nowhere.
+		// A claim that fails is of a guest that put two BARs in one place: who
+		// came later answers nowhere, until the place is free.
 		if b != nil && want[i] != 0 && b.claimed == 0 && f.mmio.Claim(want[i], b.Size, b.Handler) == nil {
 			b.move(want[i])
 		}
 	}
+	return freed
 }
 
 // move notes and tells where the BAR answers.

@@ -14,6 +14,8 @@ import (
 const (
 	ConfigPorts    = 0xcf8 // the address, then the data
 	ConfigPortsLen = 8
+
+	portData = 4 // CONFIG_DATA, by offset
 )
 
 // Where BARs may lie: below the IOAPIC and the local APICs, inside the hole that
@@ -76,21 +78,23 @@ func (h *Host) selected() (*Function, int) {
 	return h.functions[a>>11&0x1f], int(a & 0xfc)
 }
 
-// Read is a guest's read of the configuration ports.
+// Read is a guest's read of the configuration ports. What is not there reads as
+// all ones, and so does what an access reaches beyond the register it began in.
 func (h *Host) Read(off uint64, p []byte) {
 	h.mu.Lock()
 	defer h.mu.Unlock()
 	for i := range p {
 		p[i] = 0xff
 	}
-	if off < 4 {
+	switch {
+	case off < portData:
 		var b [4]byte
 		binary.LittleEndian.PutUint32(b[:], h.address)
 		copy(p, b[off:])
-		return
-	}
-	if f, reg := h.selected(); f != nil {
-		f.readConfig(reg+int(off&3), p)
+	case off < ConfigPortsLen:
+		if f, reg := h.selected(); f != nil {
+			f.readConfig(reg+int(off-portData), p[:min(uint64(len(p)), ConfigPortsLen-off)])
+		}
 	}
 }
 
@@ -98,13 +102,18 @@ func (h *Host) Read(off uint64, p []byte) {
 func (h *Host) Write(off uint64, p []byte) {
 	h.mu.Lock()
 	defer h.mu.Unlock()
-	if off < 4 {
-		if off == 0 && len(p) == 4 { // narrower writes are not for this register
-			h.address = binary.LittleEndian.Uint32(p)
+	switch {
+	case off == 0 && len(p) == 4: // narrower writes are not for the address
+		h.address = binary.LittleEndian.Uint32(p)
+	case off >= portData && off < ConfigPortsLen:
+		f, reg := h.selected()
+		if f == nil || !f.writeConfig(reg+int(off-portData), p[:min(uint64(len(p)), ConfigPortsLen-off)]) {
+			return
 		}
-		return
-	}
-	if f, reg := h.selected(); f != nil {
-		f.writeConfig(reg+int(off&3), p)
+		for _, other := range h.functions {
+			if other != nil && other != f {
+				other.settle()
+			}
+		}
 	}
 }

@@ -3,6 +3,7 @@
 package pci
 
 import (
+	"bytes"
 	"encoding/binary"
 	"errors"
 	"fmt"
@@ -46,6 +47,7 @@ type msix struct {
 	pba     uint64 // offset of the pending bits in the BAR
 	enabled bool   // and not masked as a whole, and the function is bus master
 	routed  []bool
+	failing []bool // the host refused the last change, and fail has heard of it
 	fail    func(error)
 }
 
@@ -63,14 +65,15 @@ func MSIXSize(n int) uint64 {
 func pbaOffset(n int) uint64 { return (uint64(n)*entrySize + minBAR - 1) &^ (minBAR - 1) }
 
 // SetMSIX gives the function MSI-X vectors, with table and pending bits in BAR
-// bar. All begin masked. fail hears of what the host refuses. It comes before
-// Host.Add.
+// bar. All begin masked. fail hears of a vector that the host refuses to route
+// or unroute, once until it works again: a guest can try as often as it likes.
+// It comes before Host.Add.
 func (f *Function) SetMSIX(bar int, vectors []Vector, fail func(error)) error {
 	n := len(vectors)
 	if n < 1 || n > MaxVectors || f.msix != nil {
 		return fmt.Errorf("MSI-X with %d vectors: must be set once, with 1 to %d", n, MaxVectors)
 	}
-	m := &msix{f: f, cap: msixCapAt, vectors: vectors, table: make([]byte, n*entrySize), pba: pbaOffset(n), routed: make([]bool, n), fail: fail}
+	m := &msix{f: f, cap: msixCapAt, vectors: vectors, table: make([]byte, n*entrySize), pba: pbaOffset(n), routed: make([]bool, n), failing: make([]bool, n), fail: fail}
 	for i := range vectors {
 		m.table[i*entrySize+entryControl] = entryMasked
 	}
@@ -102,16 +105,25 @@ func (m *msix) update(i int, changed bool) {
 	le := binary.LittleEndian
 	want := m.enabled && le.Uint32(e[entryControl:])&entryMasked == 0
 	var err error
-	switch {
+	switch v := m.vectors[i]; {
 	case want && (!m.routed[i] || changed):
-		err = m.vectors[i].Route(uint64(le.Uint32(e[entryAddr:]))|uint64(le.Uint32(e[entryAddrHi:]))<<32, le.Uint32(e[entryData:]))
+		m.routed[i] = true
+		err = v.Route(uint64(le.Uint32(e[entryAddr:]))|uint64(le.Uint32(e[entryAddrHi:]))<<32, le.Uint32(e[entryData:]))
+		if err != nil { // the entry's old content must not go on either
+			unrouted := v.Unroute()
+			m.routed[i] = unrouted != nil
+			err = errors.Join(err, unrouted)
+		}
 	case !want && m.routed[i]:
-		err = m.vectors[i].Unroute()
+		err = v.Unroute()
+		m.routed[i] = err != nil
+	default:
+		return
 	}
-	if err != nil {
+	if err != nil && !m.failing[i] {
 		m.fail(fmt.Errorf("MSI-X vector %d: %w", i, err))
 	}
-	m.routed[i] = want && err == nil
+	m.failing[i] = err != nil
 }
 
 // Read is a guest's read of the table or the pending bits.
@@ -150,15 +162,18 @@ func (m *msix) Write(off uint64, p []byte) {
 		return
 	}
 	i := int(off / entrySize)
+	e := m.table[i*entrySize:][:entrySize]
+	old := [entrySize]byte(e)
 	copy(m.table[off:], p)
 	// Bits 31 to 1 of the control word are reserved.
-	e := m.table[i*entrySize+entryControl:][:4]
-	e[0] &= entryMasked
-	e[1], e[2], e[3] = 0, 0, 0
-	m.update(i, true)
+	e[entryControl] &= entryMasked
+	clear(e[entryControl+1:])
+	// A route depends on address and data; the mask decides whether there is one.
+	m.update(i, !bytes.Equal(old[:entryControl], e[:entryControl]))
 }
 
-// Close takes all BARs off the bus and unroutes all vectors.
+// Close takes all BARs off the bus and unroutes all vectors. The guest no longer
+// runs.
 func (f *Function) Close() error {
 	f.mu.Lock()
 	defer f.mu.Unlock()
@@ -168,10 +183,14 @@ func (f *Function) Close() error {
 		return nil
 	}
 	var errs []error
-	for i, routed := range f.msix.routed {
-		if routed {
-			errs = append(errs, f.msix.vectors[i].Unroute())
-			f.msix.routed[i] = false
+	for i, v := range f.msix.vectors {
+		if !f.msix.routed[i] {
+			continue
+		}
+		err := v.Unroute()
+		f.msix.routed[i] = err != nil
+		if err != nil {
+			errs = append(errs, fmt.Errorf("MSI-X vector %d: %w", i, err))
 		}
 	}
 	return errors.Join(errs...)

@@ -27,11 +27,13 @@ const (
 
 	ierReceive  = 0x01
 	ierTransmit = 0x02
-	ierMask     = 0x0f
+	ierLine     = 0x04
+	ierMask     = 0x0f // with the modem's, whose lines never change
 
 	iirNone     = 0x01
 	iirTransmit = 0x02
 	iirReceive  = 0x04
+	iirLine     = 0x06
 	iirFIFO     = 0xc0
 
 	fcrEnable       = 0x01
@@ -52,7 +54,7 @@ const (
 // fifoSize is the receiver's depth in bytes.
 const fifoSize = 16
 
-// maxPending bounds input that waits for room in the FIFO.
+// maxPending bounds input that waits for room in the FIFO, in bytes.
 const maxPending = 1 << 16
 
 // Port is a serial port. Its methods may be called from any goroutine.
@@ -63,35 +65,51 @@ type Port struct {
 	mu       sync.Mutex // guards what follows, and orders output
 	ier, lcr byte
 	mcr, scr byte
-	fcr      byte
+	fifoOn   bool
 	divisor  uint16
-	overrun  bool
 	transmit bool   // the transmit interrupt is due
-	input    []byte // received; the first fifoSize are in the FIFO
+	overrun  bool   // a byte found the receiver full
+	fifo     []byte // received; at most depth bytes
+	queue    []byte // input that waits for the receiver
 	level    bool   // of the interrupt line
 }
 
-// New makes a port that writes to out and sets its interrupt line by irq, which
-// must not call back.
+// New makes a port that writes to out, byte by byte, and sets its interrupt line
+// by irq, which must not call back. An out that blocks holds up the vCPU.
 func New(out io.Writer, irq func(high bool)) *Port {
-	return &Port{out: out, irq: irq, divisor: 1}
+	return &Port{out: out, irq: irq, divisor: 1, fifo: make([]byte, 0, fifoSize)}
 }
 
-// Feed gives the guest input, and returns how much of it was taken: a guest that
-// does not read holds it up.
+// Feed gives the guest input, and returns how many bytes of b it took: up to 64
+// KiB wait for a guest that does not read.
 func (p *Port) Feed(b []byte) int {
 	p.mu.Lock()
 	defer p.mu.Unlock()
-	n := min(len(b), maxPending-len(p.input))
-	p.input = append(p.input, b[:n]...)
+	n := min(len(b), maxPending-len(p.queue))
+	p.queue = append(p.queue, b[:n]...)
 	p.update()
 	return n
 }
 
-// update sets the interrupt line to what is due.
+// depth is how many bytes the receiver holds.
+func (p *Port) depth() int {
+	if p.fifoOn {
+		return fifoSize
+	}
+	return 1
+}
+
+// update lets input into the receiver and sets the interrupt line to what is
+// due.
 func (p *Port) update() {
-	level := p.identify() != iirNone
-	if level != p.level {
+	if p.mcr&mcrLoop == 0 { // else the receiver is not connected
+		n := min(len(p.queue), p.depth()-len(p.fifo))
+		p.fifo = append(p.fifo, p.queue[:n]...)
+		if p.queue = p.queue[n:]; len(p.queue) == 0 {
+			p.queue = nil
+		}
+	}
+	if level := p.identify() != iirNone; level != p.level {
 		p.level = level
 		p.irq(level)
 	}
@@ -100,7 +118,9 @@ func (p *Port) update() {
 // identify is the most urgent interrupt that is due.
 func (p *Port) identify() byte {
 	switch {
-	case p.ier&ierReceive != 0 && len(p.input) > 0:
+	case p.ier&ierLine != 0 && p.overrun:
+		return iirLine
+	case p.ier&ierReceive != 0 && len(p.fifo) > 0:
 		return iirReceive
 	case p.ier&ierTransmit != 0 && p.transmit:
 		return iirTransmit
@@ -125,11 +145,11 @@ func (p *Port) read(off uint64) byte {
 		if dlab {
 			return byte(p.divisor)
 		}
-		if len(p.input) == 0 {
+		if len(p.fifo) == 0 {
 			return 0
 		}
-		c := p.input[0]
-		p.input = p.input[1:]
+		c := p.fifo[0]
+		p.fifo = p.fifo[:copy(p.fifo, p.fifo[1:])]
 		return c
 	case regIER:
 		if dlab {
@@ -141,7 +161,7 @@ func (p *Port) read(off uint64) byte {
 		if id == iirTransmit {
 			p.transmit = false // reading it acknowledges it
 		}
-		if p.fcr&fcrEnable != 0 {
+		if p.fifoOn {
 			id |= iirFIFO
 		}
 		return id
@@ -151,7 +171,7 @@ func (p *Port) read(off uint64) byte {
 		return p.mcr
 	case regLSR:
 		v := byte(lsrEmpty)
-		if len(p.input) > 0 {
+		if len(p.fifo) > 0 {
 			v |= lsrReady
 		}
 		if p.overrun {
@@ -170,12 +190,11 @@ func (p *Port) read(off uint64) byte {
 	return 0xff
 }
 
-// Write is a guest's write to len(b) registers from off on.
+// Write is a guest's write to len(b) registers from off on. A string instruction
+// is several writes to one register.
 func (p *Port) Write(off uint64, b []byte) {
 	p.mu.Lock()
 	defer p.mu.Unlock()
-	// A `rep outsb` to the data register comes as one access of many bytes at
-	// one port; the caller gives them one by one.
 	for i := range b {
 		p.write(off+uint64(i), b[i:i+1])
 	}
@@ -187,20 +206,20 @@ func (p *Port) write(off uint64, b []byte) {
 	dlab := p.lcr&lcrDLAB != 0
 	switch off {
 	case regData:
-		switch {
-		case dlab:
+		if dlab {
 			p.divisor = p.divisor&0xff00 | uint16(v)
-		case p.mcr&mcrLoop != 0:
-			if len(p.input) >= fifoSize {
-				p.overrun = true
-			} else {
-				p.input = append(p.input, v)
-			}
-			p.transmit = true
-		default:
-			_, _ = p.out.Write(b) // a reader that went away is not the guest's fault
-			p.transmit = true
+			return
 		}
+		// Writing acknowledges the last transmit interrupt before the next one is
+		// due, at once: to an edge-triggered line that is an edge.
+		p.transmit = false
+		p.update()
+		if p.mcr&mcrLoop == 0 {
+			_, _ = p.out.Write(b) // a reader that went away is not the guest's fault
+		} else {
+			p.receive(v)
+		}
+		p.transmit = true
 	case regIER:
 		if dlab {
 			p.divisor = p.divisor&0x00ff | uint16(v)<<8
@@ -211,9 +230,9 @@ func (p *Port) write(off uint64, b []byte) {
 		}
 		p.ier = v & ierMask
 	case regIIR:
-		p.fcr = v
-		if v&fcrClearReceive != 0 {
-			p.input = p.input[:0]
+		// Turning the FIFO on or off empties it too.
+		if on := v&fcrEnable != 0; on != p.fifoOn || on && v&fcrClearReceive != 0 {
+			p.fifoOn, p.fifo = on, p.fifo[:0]
 		}
 	case regLCR:
 		p.lcr = v
@@ -221,5 +240,17 @@ func (p *Port) write(off uint64, b []byte) {
 		p.mcr = v & mcrMask
 	case regSCR:
 		p.scr = v
+	}
+}
+
+// receive takes a byte that the port has sent to itself.
+func (p *Port) receive(v byte) {
+	switch {
+	case len(p.fifo) < p.depth():
+		p.fifo = append(p.fifo, v)
+	case p.fifoOn: // the new byte is lost
+		p.overrun = true
+	default: // the old one is
+		p.overrun, p.fifo[0] = true, v
 	}
 }
