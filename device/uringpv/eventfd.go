@@ -4,10 +4,13 @@ package uringpv
 
 import "golang.org/x/sys/unix"
 
+// one is what signal writes: in memory for good, since a system call's argument
+// on the stack would move to the heap.
+var one = [8]byte{1}
+
 // signal adds one to the non-blocking eventfd fd. If its counter is full it is
 // signalled already (eventfd(2)).
 func signal(fd int) {
-	one := [8]byte{1}
 	for {
 		if _, err := unix.Write(fd, one[:]); err != unix.EINTR {
 			return

@@ -3,15 +3,21 @@
 package abi
 
 import (
+	"bytes"
 	"encoding/binary"
+	"errors"
 	"os"
 	"os/exec"
 	"path/filepath"
 	"reflect"
 	"regexp"
+	"slices"
 	"strconv"
 	"strings"
 	"testing"
+	"unicode/utf8"
+
+	"pgregory.net/rapid"
 )
 
 // structures pairs each C structure with its twin.
@@ -51,8 +57,8 @@ func TestSizesAndOffsetsAreTheHeaders(t *testing.T) {
 			t.Errorf("struct %s has no twin", m[1])
 			continue
 		}
-		if got := binary.Size(v); got != want || sizes[m[1]] != want {
-			t.Errorf("%s: %d bytes on the wire, constant %d; the header says %d", m[1], got, sizes[m[1]], want)
+		if got, mem := binary.Size(v), int(reflect.TypeOf(v).Size()); got != want || mem != want || sizes[m[1]] != want {
+			t.Errorf("%s: %d bytes on the wire, %d in memory, constant %d; the header says %d", m[1], got, mem, sizes[m[1]], want)
 		}
 		checked++
 	}
@@ -75,6 +81,64 @@ func TestSizesAndOffsetsAreTheHeaders(t *testing.T) {
 	}
 	if checked < 78 {
 		t.Errorf("only %d offsets found in the header", checked)
+	}
+}
+
+// The asserts in the header do not name every field; this does.
+func TestFieldsAreTheHeadersOneByOne(t *testing.T) {
+	comment := regexp.MustCompile(`(?s)/\*.*?\*/`)
+	field := regexp.MustCompile(`^(\w+)(?:\[(\w+)\])?$`)
+	size := map[string]int{"__u8": 1, "char": 1, "__u32": 4, "__s32": 4, "__u64": 8, "URINGPV_OPCODE_BYTES": OpcodeBytes}
+	h := comment.ReplaceAllString(header(t), "")
+	found := 0
+	for _, m := range regexp.MustCompile(`(?s)struct (\w+) \{(.*?)\};`).FindAllStringSubmatch(h, -1) {
+		v, ok := structures[m[1]]
+		if !ok {
+			t.Errorf("struct %s has no twin", m[1])
+			continue
+		}
+		found++
+		typ := reflect.TypeOf(v)
+		var fields []reflect.StructField
+		for i := range typ.NumField() {
+			if f := typ.Field(i); f.Name != "_" {
+				fields = append(fields, f)
+			}
+		}
+		for decl := range strings.SplitSeq(m[2], ";") {
+			decl = strings.TrimPrefix(strings.Join(strings.Fields(decl), " "), "struct ")
+			if decl == "" {
+				continue
+			}
+			ctype, names, _ := strings.Cut(decl, " ")
+			for name := range strings.SplitSeq(names, ", ") {
+				f := field.FindStringSubmatch(name)
+				if f == nil || len(fields) == 0 {
+					t.Fatalf("%s: %q has no twin", m[1], name)
+				}
+				want := size[ctype]
+				if inner, ok := structures[ctype]; ok {
+					want = binary.Size(inner)
+				}
+				if f[2] != "" {
+					n, ok := size[f[2]]
+					if !ok {
+						n, _ = strconv.Atoi(f[2])
+					}
+					want *= n
+				}
+				if got := fields[0]; fold(got.Name) != fold(f[1]) || int(got.Type.Size()) != want || want == 0 {
+					t.Errorf("%s: %s of %d bytes, the header has %s of %d", m[1], got.Name, got.Type.Size(), f[1], want)
+				}
+				fields = fields[1:]
+			}
+		}
+		if len(fields) != 0 {
+			t.Errorf("%s: the header has no %s", m[1], fields[0].Name)
+		}
+	}
+	if found != len(structures) {
+		t.Errorf("found %d structures in the header, want %d", found, len(structures))
 	}
 }
 
@@ -131,14 +195,130 @@ func TestHeaderStandsAlone(t *testing.T) {
 	}
 }
 
-func TestDecodeUndoesEncode(t *testing.T) {
-	in := RingSetup{RingsAddr: 0x1000, Vector: NoVector, Opcodes: OpcodesOf(0, 4, 255)}
-	in.Params.SQEntries, in.Params.CQOff.CQEs = 64, 320
-	out, err := Decode[RingSetup](Encode(&in))
-	if err != nil || in != out {
-		t.Errorf("got %+v, want %+v", out, in)
+// eachStruct calls a test for every structure of the contract.
+func eachStruct(t *testing.T, test func(t *testing.T, c codec)) {
+	for _, c := range []codec{
+		codecOf[Cmd](), codecOf[Identity](), codecOf[File](), codecOf[Range](), codecOf[Params](),
+		codecOf[RingSetup](), codecOf[Register](), codecOf[Enter](), codecOf[RingStats](),
+	} {
+		t.Run(c.name, func(t *testing.T) { test(t, c) })
 	}
-	if got := in.Opcodes.List(); !reflect.DeepEqual(got, []uint8{0, 4, 255}) {
-		t.Errorf("opcodes %v", got)
+}
+
+// codec is Decode and Encode of one structure.
+type codec struct {
+	name  string
+	size  int
+	again func(b []byte) ([]byte, error) // decoded and encoded
+}
+
+func codecOf[T Struct]() codec {
+	var zero T
+	return codec{reflect.TypeFor[T]().Name(), len(Encode(&zero)), func(b []byte) ([]byte, error) {
+		v, err := Decode[T](b)
+		return Encode(&v), err
+	}}
+}
+
+// No byte of a structure is padding: whatever is in it comes back.
+func TestEncodeUndoesDecode(t *testing.T) {
+	eachStruct(t, func(t *testing.T, c codec) {
+		rapid.Check(t, func(t *rapid.T) {
+			in := rapid.SliceOfN(rapid.Byte(), c.size, c.size).Draw(t, "bytes")
+			if out, err := c.again(in); err != nil || !bytes.Equal(in, out) {
+				t.Fatalf("% x, %v\nwant % x", out, err, in)
+			}
+		})
+	})
+}
+
+func TestStructuresMayGrow(t *testing.T) {
+	eachStruct(t, func(t *testing.T, c codec) {
+		rapid.Check(t, func(t *rapid.T) {
+			in := rapid.SliceOfN(rapid.Byte(), 0, c.size).Draw(t, "bytes")
+			want := append(append([]byte(nil), in...), make([]byte, c.size-len(in))...)
+			tail := rapid.IntRange(0, 40).Draw(t, "zeros behind")
+			for _, b := range [][]byte{in, append(append([]byte(nil), want...), make([]byte, tail)...)} {
+				if out, err := c.again(b); err != nil || !bytes.Equal(out, want) {
+					t.Fatalf("%d bytes: % x, %v\nwant % x", len(b), out, err, want)
+				}
+			}
+			long := append(append([]byte(nil), want...), make([]byte, tail+1)...)
+			long[c.size+rapid.IntRange(0, tail).Draw(t, "where")] = rapid.ByteRange(1, 255).Draw(t, "content")
+			if _, err := c.again(long); !errors.Is(err, ErrTooBig) {
+				t.Fatalf("content behind the structure: %v", err)
+			}
+		})
+	})
+}
+
+func TestDecodeLeavesItsInputAlone(t *testing.T) {
+	b := []byte{1, 2, 3, 4, 5, 6, 7, 8, 9, 10, 11, 12, 13, 14, 15, 16}
+	if _, err := Decode[Range](b[:4]); err != nil || b[4] != 5 {
+		t.Errorf("%v, % x", err, b)
+	}
+}
+
+func TestWordsAreLittleEndian(t *testing.T) {
+	want := []byte{1, 0, 0, 0, 0xfe, 0xff, 0xff, 0xff}
+	if got := Encode(&Cmd{Op: 1, Result: -2}); !bytes.Equal(got[:8], want) {
+		t.Errorf("% x, want % x", got[:8], want)
+	}
+}
+
+func TestOpcodesAreASet(t *testing.T) {
+	rapid.Check(t, func(t *rapid.T) {
+		ops := rapid.SliceOfN(rapid.Uint8(), 0, 20).Draw(t, "opcodes")
+		o := OpcodesOf(ops...)
+		for op := range 256 {
+			if o.Has(uint8(op)) != slices.Contains(ops, uint8(op)) {
+				t.Fatalf("%v has %d: %v", ops, op, o.Has(uint8(op)))
+			}
+			if in := o[op/8]>>(op%8)&1 == 1; in != o.Has(uint8(op)) {
+				t.Fatalf("bit %d of the bitmap is %v", op, in)
+			}
+		}
+		slices.Sort(ops)
+		if got, want := o.List(), slices.Compact(ops); !slices.Equal(got, want) || o.Empty() != (len(want) == 0) {
+			t.Fatalf("%v, empty: %v, want %v", got, o.Empty(), want)
+		}
+		p := OpcodesOf(rapid.SliceOfN(rapid.Uint8(), 0, 20).Draw(t, "others")...)
+		sub := true
+		for _, op := range ops {
+			sub = sub && p.Has(op)
+		}
+		if o.SubsetOf(&p) != sub || !o.SubsetOf(&o) {
+			t.Fatalf("%v is in %v: %v", o.List(), p.List(), o.SubsetOf(&p))
+		}
+	})
+}
+
+func TestTextFitsAndEndsInNUL(t *testing.T) {
+	rapid.Check(t, func(t *rapid.T) {
+		s := strings.ReplaceAll(rapid.String().Draw(t, "text"), "\x00", "")
+		b := bytes.Repeat([]byte{0xff}, rapid.IntRange(1, 16).Draw(t, "room"))
+		Text(b, s)
+		got := TextOf(b)
+		if !strings.HasPrefix(s, got) || !utf8.ValidString(got) || b[len(b)-1] != 0 || !bytes.Equal(b[len(got):], make([]byte, len(b)-len(got))) {
+			t.Fatalf("%q in %d bytes is % x", s, len(b), b)
+		}
+		// No more is cut than has to be: not a whole character less.
+		if got != s {
+			_, n := utf8.DecodeRuneInString(s[len(got):])
+			if len(got)+n < len(b) {
+				t.Fatalf("%q in %d bytes is %q", s, len(b), got)
+			}
+		}
+	})
+	if got := TextOf([]byte("full")); got != "full" {
+		t.Errorf("%q", got)
+	}
+}
+
+func TestBackendsHaveTheirNames(t *testing.T) {
+	for b, want := range map[Backend]string{BackendRelay: "relay", BackendPassthrough: "passthrough", BackendIsolated: "isolated", 0: "unknown backend"} {
+		if b.String() != want {
+			t.Errorf("backend %d is %q, want %q", uint32(b), b, want)
+		}
 	}
 }

@@ -378,3 +378,20 @@ func TestSerialKeepsIDsApart(t *testing.T) {
 		t.Errorf("serial of disk0 is %q", got)
 	}
 }
+
+func TestClosedDiskHasNoTwin(t *testing.T) {
+	testutil.NoLeaks(t)
+	d, err := OpenDisk(testutil.ScratchFile(t, 4096), Options{})
+	if err != nil {
+		t.Fatal(err)
+	}
+	if err := d.Close(); err != nil {
+		t.Fatal(err)
+	}
+	if _, err := d.ReadOnlyTwin(""); err == nil {
+		t.Error("a closed disk has a twin")
+	}
+	if _, err := d.Size(); !errors.Is(err, unix.EBADF) {
+		t.Errorf("size of a closed disk: %v", err)
+	}
+}

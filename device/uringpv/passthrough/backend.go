@@ -94,7 +94,7 @@ func New(c Config) (_ *Backend, err error) {
 		return nil, err
 	}
 	flags := hostring.SetupSQPoll | hostring.SetupCQSize | hostring.SetupClamp
-	if need("NO_SQARRAY") == nil {
+	if has(featureNoSQArray) == nil {
 		flags |= hostring.SetupNoSQArray
 	}
 	b.caps = uringpv.Capabilities{
@@ -124,13 +124,13 @@ func New(c Config) (_ *Backend, err error) {
 // FALLOCATE is not among them: restrictions do not see its mode, and some modes
 // make a file grow.
 func known(r *hostring.Ring) (abi.Opcodes, error) {
-	has, err := r.Probe()
+	knows, err := r.Probe()
 	if err != nil {
 		return abi.Opcodes{}, err
 	}
 	var ops []uint8
 	for _, op := range []uint8{hostring.OpNop, hostring.OpReadFixed, hostring.OpWriteFixed, hostring.OpFsync} {
-		if has[op] {
+		if knows[op] {
 			ops = append(ops, op)
 		}
 	}

@@ -6,6 +6,7 @@ import (
 	"encoding/binary"
 	"errors"
 	"fmt"
+	"sync/atomic"
 	"time"
 
 	"golang.org/x/sys/unix"
@@ -35,6 +36,8 @@ type loop struct {
 	next  time.Time // of the watchdog; zero when the ring cannot be active
 	moved time.Time // when SQEs were last seen to have been consumed
 	blind int       // looks in a row that told nothing
+
+	words struct{ head, tail, flags *atomic.Uint32 } // of the SQ ring: hints, the guest's to forge
 
 	polls [2]unix.PollFd // what the loop would otherwise allocate
 	event [8]byte
@@ -121,19 +124,22 @@ func (r *Ring) ring(submit uint32) error {
 		return err
 	}
 	// The kernel ends a batch at an SQ index that is out of range, so that it can
-	// take as many calls as there are bad indices. The guest's words only say when
-	// to stop sooner.
-	tail, ok1 := r.spec.Rings.Uint32(uint64(r.params.SQOff.Tail))
-	head, ok2 := r.spec.Rings.Uint32(uint64(r.params.SQOff.Head))
-	for range max(submit, 1) {
-		n, err := r.call(submit, hostring.EnterGetevents)
+	// take as many calls as there are bad indices. The guest's words say no more
+	// than when to stop sooner: it could only deceive itself.
+	for range submit {
+		n, err := r.call(submit, 0)
 		if err != nil {
 			return err
 		}
 		submit -= min(n, submit)
-		if submit == 0 || !ok1 || !ok2 || tail.Load() == head.Load() || r.closing.Load() {
+		if submit == 0 || r.words.head.Load() == r.words.tail.Load() || r.closing.Load() {
 			break
 		}
+	}
+	// In a call that takes fewer SQEs than it is told to, GETEVENTS does nothing.
+	if r.words.flags.Load()&hostring.SQCQOverflow != 0 {
+		_, err := r.call(0, hostring.EnterGetevents)
+		return err
 	}
 	return nil
 }
@@ -144,9 +150,12 @@ func (r *Ring) call(submit, flags uint32) (uint32, error) {
 	before := r.host.EnterCalls()
 	n, err := r.host.Enter(submit, 0, flags)
 	r.count.SystemCalls.Add(r.host.EnterCalls() - before)
-	switch hostring.Errno(err) {
-	case 0, unix.EAGAIN, unix.EBUSY, unix.ENOMEM:
+	if err == nil {
 		return uint32(max(n, 0)), nil
+	}
+	switch hostring.Errno(err) {
+	case unix.EAGAIN, unix.EBUSY, unix.ENOMEM:
+		return 0, nil
 	}
 	return 0, err
 }

@@ -8,7 +8,7 @@ import (
 	"fmt"
 	"os"
 	"runtime"
-	"strconv"
+	"strings"
 	"sync"
 	"sync/atomic"
 	"time"
@@ -139,24 +139,28 @@ func (r *Ring) make(b *Backend) error {
 	p.SQOff.UserAddr, p.CQOff.UserAddr = 0, 0
 	r.params = p
 
+	var inside [3]bool
+	r.words.head, inside[0] = s.Rings.Uint32(uint64(p.SQOff.Head))
+	r.words.tail, inside[1] = s.Rings.Uint32(uint64(p.SQOff.Tail))
+	r.words.flags, inside[2] = s.Rings.Uint32(uint64(p.SQOff.Flags))
+	if inside != [3]bool{true, true, true} {
+		return hostring.ErrBadOffsets // not reached: hostring has looked
+	}
+
 	// The file table first: with the sentinel in it, a failure of what follows
 	// can wait for the ring's end.
-	if err := host.RegisterFilesSparse(tableSize); err != nil {
-		return errors.Join(err, r.unwatched())
+	table := make([]int32, tableSize)
+	for i := range table {
+		table[i] = -1
 	}
-	if err := host.UpdateFiles(uringpv.ReservedFile, []int32{int32(r.end.File())}); err != nil {
+	for i := range s.Files {
+		table[i] = int32(s.Files[i].FD)
+	}
+	table[uringpv.ReservedFile] = int32(r.end.File())
+	if err := host.RegisterFiles(table); err != nil {
 		return errors.Join(err, r.unwatched())
 	}
 	r.end.Handed()
-	fds := make([]int32, len(s.Files))
-	for i := range fds {
-		fds[i] = int32(s.Files[i].FD)
-	}
-	if len(fds) > 0 {
-		if err := host.UpdateFiles(0, fds); err != nil {
-			return err
-		}
-	}
 	if err := b.register(host, s.Buffers); err != nil {
 		return err
 	}
@@ -203,23 +207,41 @@ func setup(c hostring.Config) (*hostring.Ring, error) {
 
 // unwatched closes a ring whose end the sentinel does not see. It was never
 // enabled, so it has no requests; only its SQ thread could write to the guest's
-// areas, and has gone when this returns.
+// areas, and has gone when this returns nil.
 func (r *Ring) unwatched() error {
 	info, err := r.host.Info()
 	if err != nil {
 		return err
 	}
 	r.shut()
-	if info.SQThread <= 0 {
+	if !r.sqpoll {
 		return nil
 	}
-	thread := "/proc/self/task/" + strconv.Itoa(info.SQThread)
+	// The kernel names an SQ thread for the thread that made the ring, which is
+	// this one and made no other.
+	name := fmt.Sprintf("iou-sqp-%d", info.SQThread)
 	for deadline := time.Now().Add(5 * time.Second); time.Now().Before(deadline); time.Sleep(time.Millisecond) {
-		if _, err := os.Stat(thread); errors.Is(err, os.ErrNotExist) {
-			return nil
+		if there, err := hasThread(name); err != nil || !there {
+			return err
 		}
 	}
-	return fmt.Errorf("the SQ thread %d of a closed ring is still there: %w", info.SQThread, unix.ETIMEDOUT)
+	return fmt.Errorf("the SQ thread %s of a closed ring is still there: %w", name, unix.ETIMEDOUT)
+}
+
+// hasThread says whether this process has a thread of that name.
+func hasThread(name string) (bool, error) {
+	const tasks = "/proc/self/task/"
+	threads, err := os.ReadDir(tasks)
+	if err != nil {
+		return false, err
+	}
+	for _, e := range threads {
+		comm, err := os.ReadFile(tasks + e.Name() + "/comm")
+		if err == nil && strings.TrimSpace(string(comm)) == name {
+			return true, nil
+		}
+	}
+	return false, nil
 }
 
 // shut closes the ring's descriptor. The kernel begins to end the ring.
@@ -303,6 +325,9 @@ func (r *Ring) SystemCalls() uint64 { return r.count.SystemCalls.Load() }
 
 // Close ends the ring as uringpv.Ring says.
 func (r *Ring) Close(ctx context.Context) error {
+	if r.wake < 0 {
+		return nil
+	}
 	if !r.closing.Swap(true) {
 		if err := r.notify(); err != nil {
 			r.closing.Store(false)
@@ -311,11 +336,12 @@ func (r *Ring) Close(ctx context.Context) error {
 	}
 	select {
 	case <-r.done:
-	case <-ctx.Done():
-		return fmt.Errorf("ring %d: its thread is still in the kernel: %w", r.spec.Index, unix.ETIMEDOUT)
-	}
-	if r.wake < 0 {
-		return nil
+	default:
+		select {
+		case <-r.done:
+		case <-ctx.Done():
+			return fmt.Errorf("ring %d: its thread is still in the kernel: %w", r.spec.Index, unix.ETIMEDOUT)
+		}
 	}
 	return r.release(ctx)
 }

@@ -20,6 +20,9 @@ var ErrUnsupported = errors.New("the host cannot pass io_uring through")
 // for certain.
 const featureOnePage = "NO_MMAP, rings of one page"
 
+// featureNoSQArray is offered to guests where the host has it.
+const featureNoSQArray = "NO_SQARRAY"
+
 // onePage is the most entries of an SQ ring whose two areas take a page each, the
 // CQ ring having twice as many.
 const onePage = 64
@@ -46,9 +49,9 @@ func limits() (maxEntries uint32, err error) {
 	}
 	for _, name := range []string{
 		hostring.FeatureSQPoll, hostring.FeatureRestrictions, hostring.FeatureBuffers,
-		hostring.FeatureSparseFiles, featureOnePage,
+		featureOnePage,
 	} {
-		if err := need(name); err != nil {
+		if err := has(name); err != nil {
 			return 0, err
 		}
 	}
@@ -59,21 +62,27 @@ func limits() (maxEntries uint32, err error) {
 	if files.Cur < tableSize {
 		return 0, fmt.Errorf("%w: RLIMIT_NOFILE is %d and a ring's file table has %d entries: raise it (ulimit -n)", ErrUnsupported, files.Cur, tableSize)
 	}
-	if need(hostring.FeatureNoMmap) != nil {
+	if has(hostring.FeatureNoMmap) != nil {
 		return onePage, nil
 	}
 	return kernelEntries, nil
 }
 
-// need is nil if the host has the feature.
-func need(name string) error {
+// has is nil if the host has the feature.
+func has(name string) error {
 	f, ok := hostring.ProbeFeature(name)
-	switch {
-	case !ok:
+	if !ok {
 		return fmt.Errorf("io_uring feature %q: nothing probes it", name)
-	case f.Result == hostring.Yes:
+	}
+	return lacking(f)
+}
+
+// lacking is what to say of a probed feature, nil if the host has it.
+func lacking(f hostring.Feature) error {
+	switch f.Result {
+	case hostring.Yes:
 		return nil
-	case f.Result == hostring.No:
+	case hostring.No:
 		return fmt.Errorf("%w: its io_uring has no %s, which Linux %s has: %w; backend=relay does without", ErrUnsupported, f.Name, f.Since, f.Why)
 	}
 	return fmt.Errorf("find out about io_uring's %s: %w", f.Name, f.Why)

@@ -51,6 +51,7 @@ type Backend struct {
 	caps   uringpv.Capabilities
 	memory *memmap.Memory
 	log    *slog.Logger
+	inline bool // the ring's goroutine enters the host ring, also for guests with SQPOLL
 	holds  []*growth.Hold
 	noted  sync.Once // that there are no registered buffers
 

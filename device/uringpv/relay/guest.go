@@ -163,7 +163,9 @@ func (g *guestRings) publish() bool {
 	if g.tail == g.visible {
 		return false
 	}
-	g.cqTail.Store(g.tail)
+	// Before the load of cq.flags, in everybody's eyes. A Store would do, but not
+	// under the race detector, which makes release stores of them.
+	g.cqTail.Swap(g.tail)
 	g.visible = g.tail
 	return true
 }
@@ -175,7 +177,7 @@ func (g *guestRings) setFlags(mask uint32, on bool) {
 	} else {
 		g.flags &^= mask
 	}
-	g.sqFlags.Store(g.flags)
+	g.sqFlags.Swap(g.flags) // as in publish: a load of sq.tail may follow
 }
 
 // wantsSignal says whether the guest has its interrupt unmasked.

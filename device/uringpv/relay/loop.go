@@ -36,7 +36,7 @@ const (
 func (r *Ring) run() {
 	runtime.LockOSThread()
 	defer close(r.done)
-	if !r.sqpoll {
+	if !r.thread {
 		if err := r.limitWorkers(); err != nil {
 			r.fail(err)
 		}
@@ -192,7 +192,7 @@ func (r *Ring) push() bool {
 	switch {
 	case err == nil:
 		// A thread that polls will take the rest; without one, try again.
-		r.fresh = !r.sqpoll && r.host.Pending() > 0
+		r.fresh = !r.thread && r.host.Pending() > 0
 		return n > 0
 	case errors.Is(err, unix.EAGAIN), errors.Is(err, unix.EBUSY), errors.Is(err, unix.ENOMEM):
 		// Later, when completions have made room.
@@ -314,11 +314,13 @@ func (r *Ring) awake(yes bool) {
 //	full barrier                   full barrier
 //	load sq.flags: ring doorbell   load sq.tail: work came
 //
-// Whoever comes second sees the other's store. Go's atomics are sequentially
-// consistent, which is the barrier.
+// Whoever comes second sees the other's store. The same goes for the host ring:
+// its SQ thread may have gone to sleep on an SQE that push left to it.
 func (r *Ring) sleep(timeout time.Duration) {
 	r.awake(false)
-	if r.fault == nil && (r.host.Ready() > 0 || r.takeable() > 0) || r.attention.Load() {
+	missed := r.thread && !r.fresh && r.host.Pending() > 0 && r.host.NeedWakeup()
+	r.fresh = r.fresh || missed
+	if r.fault == nil && (r.host.Ready() > 0 || r.takeable() > 0 || missed) || r.attention.Load() {
 		r.awake(true)
 		return
 	}
@@ -357,6 +359,7 @@ func (r *Ring) fail(err error) {
 		return
 	}
 	r.fault = err
+	r.failed.Store(true)
 	r.spec.Stopped(err)
 }
 

@@ -35,6 +35,7 @@ type Ring struct {
 	attention atomic.Bool   // look at what follows
 	wake      int           // eventfd that ends its sleep
 	closing   atomic.Bool   // end the ring
+	failed    atomic.Bool   // set by the goroutine: the host ring is of no use
 	getEvents atomic.Bool   // flush CQEs held back
 	submit    atomic.Uint32 // SQEs to take on a ring without SQPOLL
 
@@ -57,7 +58,8 @@ type loop struct {
 	guest  guestRings
 	host   *hostring.Ring
 	end    *quiesce.Sentinel // of host
-	sqpoll bool
+	sqpoll bool              // the guest's ring has IORING_SETUP_SQPOLL
+	thread bool              // and the host ring, too: a kernel thread submits
 	idle   time.Duration
 
 	files      []file
@@ -139,7 +141,8 @@ func (r *Ring) openHost(b *Backend) (err error) {
 		CQEntries: s.CQEntries,
 		Flags:     hostring.SetupCQSize | hostring.SetupSubmitAll,
 	}
-	if r.sqpoll {
+	r.thread = r.sqpoll && !b.inline
+	if r.thread {
 		c.Flags |= hostring.SetupSQPoll
 		c.SQThreadIdle = max(r.idle, time.Millisecond)
 		if s.SQThreadCPU >= 0 {
@@ -170,7 +173,7 @@ func (r *Ring) openHost(b *Backend) (err error) {
 	if r.registered, err = b.register(r.host, s.Buffers); err != nil {
 		return err
 	}
-	if r.sqpoll { // else the workers are the goroutine's thread's
+	if r.thread { // else the workers are the goroutine's thread's
 		return r.limitWorkers()
 	}
 	return nil
@@ -238,10 +241,8 @@ func (r *Ring) Enter(toSubmit, flags uint32) error {
 	if r.closing.Load() {
 		return fmt.Errorf("enter ring %d, which is being destroyed: %w", r.spec.Index, unix.ENXIO)
 	}
-	select {
-	case <-r.done:
+	if r.failed.Load() {
 		return fmt.Errorf("enter ring %d, which has stopped: %w", r.spec.Index, unix.ENXIO)
-	default:
 	}
 	if !r.sqpoll && toSubmit > 0 {
 		r.submit.Store(min(toSubmit, r.params.SQEntries))

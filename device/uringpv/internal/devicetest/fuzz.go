@@ -113,7 +113,7 @@ func Commands(d *uringpv.Device, m *memmap.Memory, data []byte) {
 			op := []uint32{abi.CmdRingEnter, abi.CmdRingDestroy, abi.CmdReset, abi.CmdRingStats, abi.CmdRingRegister}[in.u8()%5]
 			run(abi.Cmd{Op: op, Index: uint32(in.u8() % 8), Addr: uint64(PayloadAddr), Len: uint32(in.u8())})
 		case 7: // any bytes anywhere
-			a := memmap.Addr(in.u32())
+			a := memmap.Addr(in.u32() & 0x1fffff)
 			_ = m.WriteAt(in.bytes(int(in.u8())), a)
 			d.Doorbell(int(in.u8() % 8))
 		}
