@@ -1,0 +1,34 @@
+/* SPDX-License-Identifier: Apache-2.0 */
+/* Memory: what lies between the image and the end of the RAM that begins at 0,
+ * handed out in one direction. RAM above the hole is not used: no test needs it. */
+#include "lib.h"
+
+extern char _end[];
+static u64 mem_next, mem_end;
+
+void mem_init(void)
+{
+	mem_next = ROUND_UP((u64)_end, 4096);
+	mem_end = boot->ram[0].start + boot->ram[0].len;
+}
+
+void *alloc(u64 size)
+{
+	u64 p = mem_next;
+
+	size = ROUND_UP(size, 4096);
+	if (size > mem_end - p)
+		die("out of memory: %lu KiB wanted, %lu KiB left; give the guest more by --memory", size >> 10, (mem_end - p) >> 10);
+	mem_next = p + size;
+	return memset((void *)p, 0, size);
+}
+
+u64 mem_mark(void)
+{
+	return mem_next;
+}
+
+void mem_release(u64 mark)
+{
+	mem_next = mark;
+}
