@@ -1,0 +1,284 @@
+// SPDX-License-Identifier: Apache-2.0
+
+package main
+
+import (
+	"context"
+	"errors"
+	"fmt"
+	"io"
+	"log/slog"
+	"os"
+	"runtime"
+	"strings"
+	"time"
+
+	"github.com/spf13/cobra"
+	"golang.org/x/term"
+
+	"github.com/uringpv/uringpv/hostring"
+	"github.com/uringpv/uringpv/images"
+	"github.com/uringpv/uringpv/internal/feature"
+)
+
+// Built-in guests.
+const (
+	guestSelftest = "selftest"
+	guestChecksum = "checksum"
+)
+
+// scratchSize is the size of the disk that a run without --disk gets, in bytes.
+const scratchSize = 64 << 20
+
+// Bounds of a machine.
+const (
+	maxCPUs       = 64
+	defaultMemory = 256 << 20
+	minMemory     = 64 << 20
+	maxMemory     = 128 << 30
+)
+
+// runOptions is the command line of `uringpv run`.
+type runOptions struct {
+	guest     choice
+	disks     diskList
+	cpus      count
+	memory    byteSize
+	timeout   span
+	report    choice
+	verbosity int
+}
+
+func newRunOptions() *runOptions {
+	return &runOptions{
+		guest:   choice{of: []string{guestSelftest, guestChecksum}},
+		cpus:    count{value: 1, min: 1, max: maxCPUs},
+		memory:  defaultMemory,
+		timeout: span{min: time.Millisecond, max: 24 * time.Hour},
+		report:  choice{value: "text", of: []string{"text", "json"}},
+	}
+}
+
+func newRunCommand() *cobra.Command {
+	o := newRunOptions()
+	cmd := &cobra.Command{
+		Use:   "run [--guest NAME] [--disk PATH[,KEY=VALUE...]]... [flags]",
+		Short: "Boot a guest and report what it found",
+		Long: `Run boots a built-in guest and reports what it found, on stdout.
+
+Guests:
+  selftest   tests the whole path, case by case, on every backend that this host
+             has. It OVERWRITES its disk. Without --disk it gets a scratch disk of
+             64 MiB, which is removed. The default when there is no --disk.
+  checksum   reads a whole disk and prints its SHA-256. It never writes.
+
+A --disk is a file or a block device, taken as raw bytes, and keys:
+` + diskHelp() + `
+A comma in a path is written twice. Unknown keys are errors.`,
+		Example: `  uringpv run
+  uringpv run --guest checksum --disk disk.img --report json
+  uringpv run --guest selftest --disk scratch.img,backend=relay,rings=8 -v`,
+		RunE: func(cmd *cobra.Command, _ []string) error {
+			return o.run(cmd.Context(), cmd.OutOrStdout(), cmd.ErrOrStderr())
+		},
+	}
+	f := cmd.Flags()
+	f.Var(&o.guest, "guest", "what to run: selftest or checksum")
+	f.Var(&o.disks, "disk", "a disk for the guest, see above; repeatable")
+	f.Var(&o.cpus, "cpus", "virtual CPUs")
+	f.Var(&o.memory, "memory", "the guest's RAM, such as 512M or 2G")
+	f.Var(&o.timeout, "timeout", "end the run after this time, as a failure")
+	f.Var(&o.report, "report", "form of the report: text or json")
+	f.CountVarP(&o.verbosity, "verbose", "v", "log more to stderr; twice for debugging")
+	f.SortFlags = false
+	mustComplete(cmd, "guest", o.guest.of)
+	mustComplete(cmd, "report", o.report.of)
+	mustCompleteFunc(cmd, "disk", func(_ *cobra.Command, _ []string, s string) ([]string, cobra.ShellCompDirective) {
+		if c := completeDisk(s); c != nil {
+			return c, cobra.ShellCompDirectiveNoSpace | cobra.ShellCompDirectiveNoFileComp
+		}
+		return nil, cobra.ShellCompDirectiveNoSpace // file names
+	})
+	return cmd
+}
+
+// mustComplete offers words as completions of a flag.
+func mustComplete(cmd *cobra.Command, flag string, words []string) {
+	mustCompleteFunc(cmd, flag, cobra.FixedCompletions(words, cobra.ShellCompDirectiveNoFileComp))
+}
+
+// mustCompleteFunc is for flags that exist: anything else is a slip in this
+// package, which its first test finds.
+func mustCompleteFunc(cmd *cobra.Command, flag string, f cobra.CompletionFunc) {
+	if err := cmd.RegisterFlagCompletionFunc(flag, f); err != nil {
+		panic(err)
+	}
+}
+
+// validate checks what no flag can see by itself, and returns the guest to run
+// and its disks. No disks means a scratch disk.
+func (o *runOptions) validate() (guest string, disks []diskSpec, err error) {
+	guest = o.guest.value
+	switch {
+	case guest == "" && len(o.disks.disks) > 0:
+		return "", nil, usagef("--disk without --guest: say --guest checksum to read the disk, or --guest selftest to overwrite it")
+	case guest == "":
+		guest = guestSelftest
+	case guest == guestChecksum && len(o.disks.disks) == 0:
+		return "", nil, usagef("--guest checksum needs a disk to read: --disk PATH")
+	}
+	if o.memory < minMemory || o.memory > maxMemory || o.memory%(2<<20) != 0 {
+		return "", nil, usagef("--memory %s: must be a multiple of 2M from %s to %s", &o.memory, byteSize(minMemory), byteSize(maxMemory))
+	}
+	if disks, err = o.disks.named(); err != nil {
+		return "", nil, err
+	}
+	for i := range disks {
+		d := &disks[i]
+		switch {
+		case guest == guestChecksum:
+			d.ReadOnly = true
+		case d.ReadOnly:
+			return "", nil, usagef("--disk %s: readonly=on, but --guest selftest writes its disk", d.Path)
+		}
+		if d.SQPollCPU >= runtime.NumCPU() && !cpuExists(d.SQPollCPU) {
+			return "", nil, usagef("--disk %s: sqpoll-cpu=%d: this host has the CPUs %s", d.Path, d.SQPollCPU, onlineCPUs())
+		}
+	}
+	return guest, disks, nil
+}
+
+// onlineCPUs is the kernel's list of the CPUs that are there, such as 0-3.
+func onlineCPUs() string {
+	b, err := os.ReadFile("/sys/devices/system/cpu/online")
+	if err != nil {
+		return fmt.Sprintf("0-%d", runtime.NumCPU()-1)
+	}
+	return strings.TrimSpace(string(b))
+}
+
+func cpuExists(n int) bool {
+	_, err := os.Stat(fmt.Sprintf("/sys/devices/system/cpu/cpu%d", n))
+	return err == nil
+}
+
+// timeoutError ends a run whose --timeout is over.
+type timeoutError struct{ limit time.Duration }
+
+func (e *timeoutError) Error() string {
+	return fmt.Sprintf("--timeout %s is over and the guest has not ended", e.limit)
+}
+
+func (o *runOptions) run(ctx context.Context, stdout, stderr io.Writer) (err error) {
+	guest, disks, err := o.validate()
+	if err != nil {
+		return err
+	}
+	log := newLogger(stderr, o.verbosity)
+	if o.timeout.value > 0 {
+		var cancel context.CancelFunc
+		ctx, cancel = context.WithTimeoutCause(ctx, o.timeout.value, &timeoutError{o.timeout.value})
+		defer cancel()
+	}
+	host, err := lookAtHost()
+	if err != nil {
+		return err
+	}
+	if len(disks) == 0 {
+		d, closeScratch, err := scratchDisk(scratchSize, images.Zeros)
+		if err != nil {
+			return err
+		}
+		defer finally(&err, log, closeScratch)
+		disks = []diskSpec{d}
+	}
+
+	var show reporter = jsonReporter{stdout}
+	if o.report.value == "text" {
+		show = &textReporter{w: stdout, colour: isTerminal(stdout), disks: len(disks)}
+	}
+	r := &report{Guest: guest, Host: host}
+	start := time.Now()
+	g := &guestRunner{options: o, guest: guest, report: r, show: show, log: log, stderr: stderr}
+	err = g.run(ctx, disks)
+	r.WallMS = millis(time.Since(start))
+	if err != nil && len(r.Runs) == 0 {
+		return endedBy(ctx, err) // nothing was run, there is nothing to report
+	}
+	if err != nil {
+		err = endedBy(ctx, err)
+		r.Error = oneLine(err.Error())
+	}
+	if len(disks) == 1 && guest == guestChecksum {
+		last := r.Runs[len(r.Runs)-1]
+		r.SHA256, r.Bytes = last.SHA256, last.Bytes
+	}
+	if werr := show.done(r); werr != nil {
+		return errors.Join(err, fmt.Errorf("write the report: %w", werr))
+	}
+	switch {
+	case err != nil:
+		return err
+	case r.Failed > 0:
+		return &failedCases{r.Failed}
+	}
+	return nil
+}
+
+// scratchDisk makes a disk for one run.
+func scratchDisk(size int64, fill images.Fill) (d diskSpec, remove func() error, err error) {
+	scratch, err := images.NewScratch("", size, fill)
+	if err != nil {
+		return d, nil, err
+	}
+	d = defaultDisk()
+	d.Path, d.ID, d.Shown = scratch.Path(), "scratch", fmt.Sprintf("scratch file of %s", byteSize(size))
+	return d, scratch.Close, nil
+}
+
+// finally ends what a function has made. Its failure is the function's error,
+// unless there is one already: then it is logged, as the first is the one that
+// says why.
+func finally(err *error, log *slog.Logger, end func() error) {
+	switch e := end(); {
+	case e == nil:
+	case *err == nil:
+		*err = e
+	default:
+		log.Error("teardown", "error", oneLine(e.Error()))
+	}
+}
+
+// endedBy is the reason why err ended a run: what ended the context, if anything
+// did, and not what that made fail.
+func endedBy(ctx context.Context, err error) error {
+	if cause := context.Cause(ctx); cause != nil {
+		return cause
+	}
+	return err
+}
+
+// lookAtHost says which host this is, and fails where it cannot run guests.
+func lookAtHost() (hostReport, error) {
+	release, err := feature.KernelRelease()
+	if err != nil {
+		return hostReport{}, err
+	}
+	kvm := feature.ProbeKVM()
+	if kvm.Err != nil {
+		return hostReport{}, kvm.Err
+	}
+	if err := hostring.Available(); err != nil {
+		return hostReport{}, err
+	}
+	return hostReport{KVM: kvm.Kind, Kernel: release}, nil
+}
+
+// isTerminal reports whether w is a terminal that shows colours.
+func isTerminal(w io.Writer) bool {
+	if p, ok := w.(*patientWriter); ok {
+		w = p.w
+	}
+	f, ok := w.(*os.File)
+	return ok && term.IsTerminal(int(f.Fd())) && os.Getenv("NO_COLOR") == "" && os.Getenv("TERM") != "dumb"
+}

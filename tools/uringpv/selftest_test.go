@@ -1,0 +1,87 @@
+// SPDX-License-Identifier: Apache-2.0
+
+package main
+
+import (
+	"bytes"
+	"slices"
+	"strings"
+	"testing"
+
+	"github.com/uringpv/uringpv/internal/feature"
+	"github.com/uringpv/uringpv/internal/testutil"
+)
+
+func TestSelftestPassesOnEveryBackend(t *testing.T) {
+	testutil.NeedKVM(t)
+	testutil.NeedIOUring(t)
+	backends := workingBackends(t)
+
+	c := newCommand(t, "run", "--report", "json")
+	status := c.finish()
+	r := c.report()
+	for _, k := range r.Cases {
+		if k.Result != resultPass {
+			t.Errorf("%s on %s: %s: %s", k.Name, k.Backend, k.Result, k.Detail)
+		}
+	}
+	if status != exitOK || c.stderr.Len() != 0 {
+		t.Errorf("exit status %d, stderr %q; want 0 and nothing", status, &c.stderr)
+	}
+
+	release, err := feature.KernelRelease()
+	if err != nil {
+		t.Fatal(err)
+	}
+	if want := (hostReport{KVM: feature.ProbeKVM().Kind, Kernel: release}); r.Guest != "selftest" || r.Host != want {
+		t.Errorf("guest %q on %+v, want selftest on %+v", r.Guest, r.Host, want)
+	}
+	if r.Passed != len(r.Cases) || r.Failed != 0 || r.Skipped != 0 {
+		t.Errorf("passed %d, failed %d, skipped %d of %d cases", r.Passed, r.Failed, r.Skipped, len(r.Cases))
+	}
+	if r.IOs < 100_000*uint64(len(backends)) || r.KVMExits == 0 || r.IRQs == 0 || r.Doorbells == 0 || r.WallMS <= 0 {
+		t.Errorf("counters %+v in %v ms: at least 100,000 I/Os for each of %v, and some of the rest", r.counters, r.WallMS, backends)
+	}
+
+	// The same cases, on every backend.
+	names := map[string][]string{}
+	for _, k := range r.Cases {
+		names[k.Backend] = append(names[k.Backend], k.Name)
+	}
+	var first []string
+	for _, b := range backends {
+		slices.Sort(names[b])
+		if len(names[b]) < 15 {
+			t.Errorf("%s: only the cases %v", b, names[b])
+		}
+		if first == nil {
+			first = names[b]
+		} else if !slices.Equal(first, names[b]) {
+			t.Errorf("%s has the cases %v, %s has %v", b, names[b], backends[0], first)
+		}
+	}
+	if len(names) != len(backends) {
+		t.Errorf("cases of the backends %v, want those of %v", names, backends)
+	}
+}
+
+// TestRunLeavesNothingInTheProcess runs the command inside the test's process,
+// twice, and looks at its descriptors and goroutines.
+func TestRunLeavesNothingInTheProcess(t *testing.T) {
+	testutil.NeedKVM(t)
+	testutil.NeedIOUring(t)
+	testutil.NoLeaks(t)
+	for range 2 {
+		var stdout, stderr bytes.Buffer
+		if status := execute([]string{"run", "--guest", "selftest"}, &stdout, &stderr); status != exitOK {
+			t.Fatalf("exit status %d\n%s%s", status, &stdout, &stderr)
+		}
+		if !strings.Contains(stdout.String(), "\npass: ") {
+			t.Errorf("the report has no verdict:\n%s", &stdout)
+		}
+	}
+	var stdout, stderr bytes.Buffer
+	if status := execute([]string{"run", "--timeout", "200ms"}, &stdout, &stderr); status != exitFailure {
+		t.Errorf("a run that its timeout ends: exit status %d, want 1\n%s", status, &stderr)
+	}
+}
