@@ -17,7 +17,7 @@ import (
 
 const (
 	// interval is the time between two looks of the watchdog at an active ring.
-	interval = 250 * time.Millisecond
+	interval = 500 * time.Millisecond
 
 	// maxBehind is how many CQEs a guest may leave to the kernel, besides two CQ
 	// rings full (docs/protocol.md, section 4).

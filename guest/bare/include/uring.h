@@ -51,6 +51,7 @@ enum {
 #define EINVAL 22
 #define EFBIG 27
 #define ENOSPC 28
+#define EOPNOTSUPP 95
 
 struct sqe {
 	u8 opcode, flags;

@@ -155,8 +155,9 @@ static enum verdict nop_storm(struct test *t, struct upv_ring *r, u32 depth, u32
 		}
 		if (sent != before)
 			uring_submit(&r->uring);
-		else if (!uring_ready(&r->uring))
+		else if (slots < depth)
 			TRY(wait_cqes(t, r, 1));
+		/* else all are done and the SQ head is about to say so */
 		n = uring_ready(&r->uring);
 		for (u32 i = 0; i < n; i++) {
 			const struct cqe *c = uring_cqe(&r->uring, i);
@@ -248,6 +249,7 @@ static enum verdict test_ring_stats(struct test *t)
 
 #define BLOCK 512u
 #define POOL (16u << 20)
+#define MIN_DISK (1u << 20)
 
 /* What a block holds after its generation-th write. */
 static u64 stamp(u64 block, u32 generation)
@@ -721,26 +723,22 @@ static enum verdict test_cq_overflow(struct test *t)
 
 /* ---- cost ---- */
 
-static enum verdict test_polled_stretch(struct test *t)
+/* Read by polling on a fresh ring, 32 in flight, and tell what it cost. */
+static enum verdict stretch(struct test *t, u32 reads, u8 *pool, u64 *exits, u64 *calls)
 {
-	enum { READS = 100000 };
 	struct upv_ring r;
 	struct counters a, b;
-	u8 *pool = alloc(32 * 4096);
-	u64 exits;
 	u32 sent = 0, done = 0, n;
 
-	if (t->file.size < 1 << 20)
-		return skip(t, "the disk is smaller than 1 MiB");
 	TRY(setup(t, &r, 0, (struct upv_ring_options){ .sq_entries = 32, .idle_ms = 1000 }));
 	if (!r.uring.polled)
 		return skip(t, "the host does not allow SQPOLL");
 	TRY(nop_storm(t, &r, 32, 1000));
 	a = counters();
-	while (done < READS) {
+	while (done < reads) {
 		u32 before = sent;
 
-		while (sent < READS && sent - done < 32) {
+		while (sent < reads && sent - done < 32) {
 			struct sqe *s = uring_sqe(&r.uring);
 
 			if (!s)
@@ -757,18 +755,38 @@ static enum verdict test_polled_stretch(struct test *t)
 		done += n;
 		if (!n)
 			cpu_relax();
-		REQUIRE(t, !expired(t), "%u of %u reads after the time limit", done, (u32)READS);
+		REQUIRE(t, !expired(t), "%u of %u reads after the time limit", done, reads);
 	}
 	b = counters();
 	t->ios += done;
-	exits = (b.kvm_exits - b.irq_exits) - (a.kvm_exits - a.irq_exits);
-	if (t->dev->id.backend != URINGPV_BACKEND_RELAY) {
-		REQUIRE(t, a.kvm_exits, "the host does not count VM exits");
+	REQUIRE(t, a.kvm_exits, "the host does not count VM exits");
+	*exits = (b.kvm_exits - b.irq_exits) - (a.kvm_exits - a.irq_exits);
+	*calls = b.vmm_syscalls - a.vmm_syscalls;
+	REQUIRE(t, !upv_ring_destroy(&r), "RING_DESTROY fails");
+	return PASS;
+}
+
+/* What I/O costs the monitor: nothing. Twice a second it looks after a ring in
+ * use, so a stretch that such a look falls into is read again. */
+static enum verdict test_polled_stretch(struct test *t)
+{
+	enum { READS = 100000, TRIES = 5 };
+	bool direct = t->dev->id.backend != URINGPV_BACKEND_RELAY;
+	u8 *pool = alloc(32 * 4096);
+	u64 exits = 0, calls = 0;
+	u32 try = 0;
+
+	do {
+		u64 mark = mem_mark();
+
+		TRY(stretch(t, READS, pool, &exits, &calls));
+		mem_release(mark);
+	} while (direct && calls && ++try < TRIES);
+	if (direct) {
 		REQUIRE(t, exits < 20, "%lu VM exits for %u reads, want fewer than 20", exits, (u32)READS);
-		REQUIRE(t, b.vmm_syscalls == a.vmm_syscalls, "%lu system calls of the monitor for %u reads, want none",
-			b.vmm_syscalls - a.vmm_syscalls, (u32)READS);
+		REQUIRE(t, !calls, "%lu system calls of the monitor for %u reads, want none", calls, (u32)READS);
 	}
-	return pass(t, "%lu VM exits, %lu system calls for %u reads", exits, b.vmm_syscalls - a.vmm_syscalls, (u32)READS);
+	return pass(t, "%lu VM exits, %lu system calls for %u reads", exits, calls, (u32)READS);
 }
 
 /* ---- refusals ---- */
@@ -907,11 +925,14 @@ static enum verdict test_forbidden_flag(struct test *t)
 	for (u32 bit = 0; bit < 7; bit++) {
 		struct sqe e = nop();
 		u8 flag = (u8)(1u << bit);
+		s32 res = 0;
 
 		if (t->dev->id.sqe_flags & flag)
 			continue;
 		e.flags |= flag;
-		TRY(expect(t, &r, "a flag that is not allowed", e, -EACCES));
+		TRY(one(t, &r, e, &res));
+		REQUIRE(t, res == -EACCES || (flag == IOSQE_BUFFER_SELECT && res == -EOPNOTSUPP), "flag %x: result %d, want %d", flag, res,
+			-EACCES);
 	}
 	TRY(expect(t, &r, "without IOSQE_FIXED_FILE", (struct sqe){ .opcode = IORING_OP_NOP }, -EACCES));
 	return PASS;
@@ -1233,5 +1254,7 @@ void selftest(void)
 		die("there is no uringpv device");
 	if (upv_command(&device, URINGPV_CMD_FILE_INFO, 0, &t.file, sizeof(t.file)))
 		die("there is no disk");
+	if (t.file.size < MIN_DISK)
+		die("the disk has %lu bytes: the self-test needs %u", t.file.size, MIN_DISK);
 	run_cases(&t, cases, ARRAY_SIZE(cases));
 }
