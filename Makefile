@@ -32,13 +32,14 @@ build: ## build bin/uringpv
 run: build ## build, then run the self-test in a guest, on every backend this host has
 	./$(BIN) run --timeout 2m $(RUNARGS)
 
+# One package at a time: polling threads of several would take each other's CPUs.
 test: ## vet, generated files, every test
 	$(GO) vet ./...
 	@$(MAKE) --no-print-directory check-fmt check-generated
-	$(GO) test -timeout 10m $(TESTARGS) ./...
+	$(GO) test -p 1 -timeout 10m $(TESTARGS) ./...
 
 test-race: ## every test under the race detector (needs gcc)
-	CGO_ENABLED=1 $(GO) test -race -timeout 20m $(TESTARGS) ./...
+	CGO_ENABLED=1 $(GO) test -race -p 1 -timeout 20m $(TESTARGS) ./...
 
 # go test -fuzz takes one target of one package at a time.
 fuzz: ## run each fuzz target for FUZZTIME

@@ -11,6 +11,7 @@ import (
 	"strings"
 	"sync"
 	"sync/atomic"
+	"time"
 
 	"github.com/hashicorp/go-multierror"
 
@@ -42,6 +43,7 @@ type VM struct {
 	vcpus   []*vcpu
 	devices []*device
 	marks   atomic.Uint64 // requests for counters
+	made    time.Time     // zero of the guest's host clock
 
 	output  sync.Mutex // held during a write to console: several vCPUs may print
 	console io.Writer
@@ -73,7 +75,7 @@ func New(c Config) (_ *VM, err error) {
 	if err != nil {
 		return nil, err
 	}
-	vm := &VM{log: c.Logger, console: c.Console, stopped: make(chan struct{})}
+	vm := &VM{log: c.Logger, console: c.Console, made: time.Now(), stopped: make(chan struct{})}
 	if vm.log == nil {
 		vm.log = slog.New(slog.DiscardHandler)
 	}

@@ -131,6 +131,10 @@ func (d *Device) logCommand(c *abi.Cmd, err error) {
 		d.log.Debug("admin command refused", "command", name, "index", c.Index, "error", err)
 		return
 	}
+	if d.waits.Err() != nil { // the machine stops: its guest's command was cut short
+		d.log.Debug("admin command interrupted", "command", name, "index", c.Index, "error", err)
+		return
+	}
 	d.warn("admin command failed on the host", "command", name, "index", c.Index, "error", err)
 }
 

@@ -59,7 +59,7 @@ type Counters struct {
 	IRQExits      uint64
 	IRQInjections uint64
 	VMMSyscalls   uint64
-	HostNs        uint64 // CLOCK_MONOTONIC
+	HostNs        uint64 // since the machine was made
 	Resv          [3]uint64
 }
 

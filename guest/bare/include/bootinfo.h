@@ -23,7 +23,7 @@ struct bootinfo {
 /* Filled by the monitor on a write to PORT_COUNTERS. */
 struct counters {
 	u64 kvm_exits, irq_exits, irq_injections, vmm_syscalls;
-	u64 host_ns; /* CLOCK_MONOTONIC */
+	u64 host_ns; /* a steady clock of the host: differences mean something */
 	u64 resv[3];
 };
 
