@@ -16,7 +16,7 @@ import (
 type Info struct {
 	CachedSQHead uint32 // SQEs consumed, modulo 2^32
 	CachedCQTail uint32 // CQEs posted into the ring, modulo 2^32
-	SQThread     int    // thread id, -1 if there is none
+	SQThread     int    // thread id, -1 if there is none; the maker's until the thread has begun
 }
 
 // Info reads the ring's account from /proc/self/fdinfo (proc_pid_fdinfo(5)).
