@@ -4,6 +4,8 @@ package hostring
 
 import (
 	"bufio"
+	"bytes"
+	"errors"
 	"fmt"
 	"io"
 	"os"
@@ -16,17 +18,33 @@ import (
 type Info struct {
 	CachedSQHead uint32 // SQEs consumed, modulo 2^32
 	CachedCQTail uint32 // CQEs posted into the ring, modulo 2^32
-	SQThread     int    // thread id, -1 if there is none; the maker's until the thread has begun
+	SQThread     int    // thread id, -1 if it is not known; the maker's until the thread has begun
 }
 
-// Info reads the ring's account from /proc/self/fdinfo (proc_pid_fdinfo(5)).
+// infoHead is how much of the account is read, in bytes. The counters come first;
+// lists of SQEs and CQEs follow, and the SQ thread is behind them.
+const infoHead = 4096
+
+// Info reads the ring's account from /proc/self/fdinfo (proc_pid_fdinfo(5)). It is
+// one system call but for the first time. The kernel tells nothing while somebody,
+// such as a busy SQ thread, has the ring's lock: that is an error, and the next
+// try may succeed. The SQ thread of a ring that is full may be left out. Info must
+// not be called at the same time as itself or Close.
 func (r *Ring) Info() (Info, error) {
-	f, err := os.Open(fmt.Sprintf("/proc/self/fdinfo/%d", r.fd))
-	if err != nil {
+	// The file stays open: the kernel grows its buffer for a long account by a try
+	// each time, and a new file would begin with a small one again.
+	if r.info == nil {
+		f, err := os.Open(fmt.Sprintf("/proc/self/fdinfo/%d", r.fd))
+		if err != nil {
+			return Info{}, err
+		}
+		r.info, r.infoText = f, make([]byte, infoHead)
+	}
+	n, err := r.info.ReadAt(r.infoText, 0)
+	if err != nil && !errors.Is(err, io.EOF) {
 		return Info{}, err
 	}
-	defer f.Close()
-	return parseInfo(f)
+	return parseInfo(bytes.NewReader(r.infoText[:n]))
 }
 
 // parseInfo reads the counters, which come before the lists of SQEs and CQEs,

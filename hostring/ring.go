@@ -4,6 +4,7 @@ package hostring
 
 import (
 	"fmt"
+	"os"
 	"sync"
 	"sync/atomic"
 	"time"
@@ -61,6 +62,9 @@ type Ring struct {
 	cqes                    shm.View
 
 	enters atomic.Uint64
+
+	info     *os.File // of Info, once it was called
+	infoText []byte
 
 	once sync.Once
 	err  error // of Close
@@ -200,6 +204,11 @@ func (r *Ring) Close() error {
 		for _, m := range r.maps {
 			if err := unix.Munmap(m); err != nil {
 				all = multierror.Append(all, fmt.Errorf("unmap ring: %w", err))
+			}
+		}
+		if r.info != nil {
+			if err := r.info.Close(); err != nil {
+				all = multierror.Append(all, fmt.Errorf("close the ring's account: %w", err))
 			}
 		}
 		if r.fd >= 0 {

@@ -8,6 +8,7 @@ import (
 	"fmt"
 	"os"
 	"runtime"
+	"slices"
 	"strings"
 	"sync"
 	"sync/atomic"
@@ -213,23 +214,31 @@ func (r *Ring) unwatched() error {
 	if err != nil {
 		return err
 	}
-	r.shut()
-	if !r.sqpoll {
-		return nil
-	}
 	// The kernel names an SQ thread for the thread that made the ring, which is
-	// this one and made no other.
-	name := fmt.Sprintf("iou-sqp-%d", info.SQThread)
-	for deadline := time.Now().Add(5 * time.Second); time.Now().Before(deadline); time.Sleep(time.Millisecond) {
-		if there, err := hasThread(name); err != nil || !there {
+	// this one and made no other; until it has begun, Info tells that id as well. In
+	// a PID namespace it is another than ours here. Some name must be seen while
+	// the thread is there, or its absence says nothing.
+	names := []string{fmt.Sprintf("iou-sqp-%d", unix.Gettid()), fmt.Sprintf("iou-sqp-%d", info.SQThread)}
+	seen := !r.sqpoll
+	for deadline := time.Now().Add(time.Second); !seen && time.Now().Before(deadline); time.Sleep(time.Millisecond) {
+		if seen, err = hasThread(names); err != nil {
+			break
+		}
+	}
+	r.shut()
+	if !r.sqpoll || err != nil {
+		return err
+	}
+	for deadline := time.Now().Add(5 * time.Second); seen && time.Now().Before(deadline); time.Sleep(time.Millisecond) {
+		if there, err := hasThread(names); err != nil || !there {
 			return err
 		}
 	}
-	return fmt.Errorf("the SQ thread %s of a closed ring is still there: %w", name, unix.ETIMEDOUT)
+	return fmt.Errorf("whether the SQ thread %s of a closed ring has ended is not known: %w", names[0], unix.ETIMEDOUT)
 }
 
-// hasThread says whether this process has a thread of that name.
-func hasThread(name string) (bool, error) {
+// hasThread says whether this process has a thread of one of those names.
+func hasThread(names []string) (bool, error) {
 	const tasks = "/proc/self/task/"
 	threads, err := os.ReadDir(tasks)
 	if err != nil {
@@ -237,7 +246,7 @@ func hasThread(name string) (bool, error) {
 	}
 	for _, e := range threads {
 		comm, err := os.ReadFile(tasks + e.Name() + "/comm")
-		if err == nil && strings.TrimSpace(string(comm)) == name {
+		if err == nil && slices.Contains(names, strings.TrimSpace(string(comm))) {
 			return true, nil
 		}
 	}
