@@ -85,5 +85,10 @@ func lacking(f hostring.Feature) error {
 	case hostring.No:
 		return fmt.Errorf("%w: its io_uring has no %s, which Linux %s has: %w; backend=relay does without", ErrUnsupported, f.Name, f.Since, f.Why)
 	}
+	if errors.Is(f.Why, unix.ENOMEM) {
+		// The limit is the user's, not the process's: other rings count too, also
+		// those that the kernel has not ended yet.
+		return fmt.Errorf("%w: RLIMIT_MEMLOCK (ulimit -l) is used up before the first page; backend=relay does without: probe of %s: %w", ErrMemlock, f.Name, f.Why)
+	}
 	return fmt.Errorf("find out about io_uring's %s: %w", f.Name, f.Why)
 }
