@@ -118,6 +118,9 @@ func (b *Backend) need(f *uringpv.File) error {
 // known is which of the relay's opcodes the host's kernel has.
 func known() (abi.Opcodes, error) {
 	r, err := hostring.New(hostring.Config{Entries: 1})
+	if errors.Is(err, unix.ENOMEM) {
+		return abi.Opcodes{}, fmt.Errorf("the host's io_uring: %w; RLIMIT_MEMLOCK (ulimit -l) may be used up by the user's other rings", err)
+	}
 	if err != nil {
 		return abi.Opcodes{}, fmt.Errorf("the host's io_uring: %w", err)
 	}
