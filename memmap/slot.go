@@ -9,10 +9,11 @@ import (
 
 // Guest RAM lies at constant host addresses, so that a guest learns nothing of
 // a process from them. One process can hold several guests: each takes a slot.
-// The range is free in every Linux x86-64 process, with Go's heap and the race
-// detector's shadow memory elsewhere.
+// The range is free in every Linux x86-64 process: Go puts its heap anywhere below
+// 64 TiB (at random since Go 1.26), the race detector its shadow memory there too,
+// and the kernel programs and mmap regions above 85 TiB.
 const (
-	AddrBase uintptr = 1 << 44 // ADDR_BASE of slot 0
+	AddrBase uintptr = 1 << 46 // ADDR_BASE of slot 0
 	SlotSize         = 1 << 38 // bytes of address space for each guest
 	Slots            = 64
 )

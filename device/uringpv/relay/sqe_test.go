@@ -30,7 +30,7 @@ func testRing(registered bool) *Ring {
 		{size: testDisk, look: size, calls: &r.calls, readOnly: true},
 		{size: testDisk, look: size, calls: &r.calls, block: true},
 	}
-	r.buffers = []buffer{{1 << 44, 1<<44 + 1<<20}, {1<<44 + 1<<20, 1<<44 + 3<<20}, {1<<44 + 1<<32, 1<<44 + 1<<32 + 1<<30}}
+	r.buffers = []buffer{{1 << 46, 1<<46 + 1<<20}, {1<<46 + 1<<20, 1<<46 + 3<<20}, {1<<46 + 1<<32, 1<<46 + 1<<32 + 1<<30}}
 	return r
 }
 
@@ -49,7 +49,7 @@ func TestTranslateConfines(t *testing.T) {
 		var w words
 		w[0] = uint64(op) | uint64(flags)<<8 | u64("ioprio")&0xffff<<16 | u64("fd", 0, 1, 2)<<32
 		w[1] = u64("off", testDisk, testDisk-1, testDisk-4096, 1<<63-1, ^uint64(0)) + rapid.Uint64Range(0, 8192).Draw(t, "more")
-		w[2] = u64("addr", 1<<44, 1<<44+1<<20, 1<<44+3<<20-1, 1<<44+1<<32, 4096)
+		w[2] = u64("addr", 1<<46, 1<<46+1<<20, 1<<46+3<<20-1, 1<<46+1<<32, 4096)
 		w[3] = u64("len", 4096, 1<<20, 1<<30, 3)&0xffff_ffff | u64("op_flags", 1, 2, 6, 16)<<32
 		w[4] = u64("user_data")
 		w[5] = u64("buf_index, personality, splice_fd_in", 1, 2, 3, 1<<16, 1<<32)
@@ -162,7 +162,7 @@ func TestPastTheEndCostsNoSystemCallEach(t *testing.T) {
 
 func TestTranslateAllocatesNothing(t *testing.T) {
 	r := testRing(true)
-	w := words{uint64(hostring.OpWriteFixed) | 1<<8, 4096, 1 << 44, 4096, 1}
+	w := words{uint64(hostring.OpWriteFixed) | 1<<8, 4096, 1 << 46, 4096, 1}
 	var sqe hostring.SQE
 	if n := testing.AllocsPerRun(1000, func() {
 		if _, errno := r.translate(&w, &sqe); errno != 0 {
@@ -175,7 +175,7 @@ func TestTranslateAllocatesNothing(t *testing.T) {
 
 func BenchmarkTranslate(b *testing.B) {
 	r := testRing(true)
-	w := words{uint64(hostring.OpWriteFixed) | 1<<8, 4096, 1 << 44, 4096, 1}
+	w := words{uint64(hostring.OpWriteFixed) | 1<<8, 4096, 1 << 46, 4096, 1}
 	var sqe hostring.SQE
 	b.ReportAllocs()
 	for b.Loop() {
