@@ -21,7 +21,7 @@ struct test {
 struct testcase {
 	const char *name;
 	enum verdict (*run)(struct test *t);
-	u32 seconds; /* until it counts as hung; 0: 20 */
+	u32 seconds; /* until it counts as hung; 0: 60 */
 };
 
 /* Run the cases and end the guest. */

@@ -26,7 +26,7 @@ void run_cases(struct test *t, const struct testcase *cases, u32 n)
 
 		if (only[0] && (strlen(only) != strlen(cases[i].name) || memcmp(only, cases[i].name, strlen(only))))
 			continue;
-		t->deadline = rdtsc() + tsc_of_ms((cases[i].seconds ? cases[i].seconds : 20) * 1000ull * arg_u64("patience", 1));
+		t->deadline = rdtsc() + tsc_of_ms((cases[i].seconds ? cases[i].seconds : 60) * 1000ull * arg_u64("patience", 1));
 		t->detail[0] = 0;
 		v = cases[i].run(t);
 		error = upv_reset(t->dev);
