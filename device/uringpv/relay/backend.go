@@ -7,6 +7,7 @@ import (
 	"errors"
 	"fmt"
 	"log/slog"
+	"runtime"
 	"slices"
 	"sync"
 	"time"
@@ -70,7 +71,7 @@ func New(c Config) (*Backend, error) {
 	if c.Logger == nil {
 		c.Logger = slog.Default()
 	}
-	b := &Backend{memory: c.Memory, log: c.Logger}
+	b := &Backend{inline: runtime.NumCPU() < pollers, memory: c.Memory, log: c.Logger}
 	ops, err := known()
 	if err != nil {
 		return nil, err
@@ -114,6 +115,11 @@ func (b *Backend) need(f *uringpv.File) error {
 	b.holds = append(b.holds, h)
 	return nil
 }
+
+// pollers is how many threads poll when a guest does: its vCPU, the ring's thread
+// and the host ring's SQ thread. With fewer CPUs they would wait for each other's
+// time slices, so the ring's thread enters the host ring by itself.
+const pollers = 3
 
 // known is which of the relay's opcodes the host's kernel has.
 func known() (abi.Opcodes, error) {
