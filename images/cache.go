@@ -1,0 +1,129 @@
+// SPDX-License-Identifier: Apache-2.0
+
+package images
+
+import (
+	"context"
+	"crypto/sha256"
+	"encoding/hex"
+	"fmt"
+	"io"
+	"os"
+	"path/filepath"
+	"strings"
+	"sync"
+
+	"github.com/uringpv/uringpv/images/debian"
+)
+
+// Cache is where Debian's packages and what was unpacked of them stay between
+// runs. Processes may share it; anything in it may be removed while none runs.
+type Cache struct {
+	dir    string
+	mirror string
+	report io.Writer
+
+	mu     sync.Mutex
+	suites map[string]*debian.Suite
+}
+
+// CacheOptions say where a cache is.
+type CacheOptions struct {
+	Dir    string    // empty: uringpv below the user's cache directory
+	Mirror string    // URI of Debian's archive; empty: what the host's apt uses
+	Report io.Writer // progress, line by line; nil: nowhere
+}
+
+// OpenCache makes a cache ready for use.
+func OpenCache(o CacheOptions) (*Cache, error) {
+	if o.Dir == "" {
+		user, err := os.UserCacheDir()
+		if err != nil {
+			return nil, fmt.Errorf("no cache directory: %w; name one by --cache", err)
+		}
+		o.Dir = filepath.Join(user, "uringpv")
+	}
+	dir, err := filepath.Abs(o.Dir)
+	if err != nil {
+		return nil, err
+	}
+	if o.Report == nil {
+		o.Report = io.Discard
+	}
+	if err := os.MkdirAll(dir, 0o755); err != nil {
+		return nil, err
+	}
+	return &Cache{dir: dir, mirror: o.Mirror, report: o.Report, suites: map[string]*debian.Suite{}}, nil
+}
+
+// Suite is a Debian suite, opened once.
+func (c *Cache) Suite(ctx context.Context, name string) (*debian.Suite, error) {
+	c.mu.Lock()
+	defer c.mu.Unlock()
+	if s := c.suites[name]; s != nil {
+		return s, nil
+	}
+	s, err := debian.Open(ctx, name, debian.Options{Cache: filepath.Join(c.dir, "debian"), Mirror: c.mirror, Report: c.report})
+	if err != nil {
+		return nil, err
+	}
+	c.suites[name] = s
+	return s, nil
+}
+
+// Unpacked is a directory with the files of packages, made once for each set of
+// packages.
+func (c *Cache) Unpacked(ctx context.Context, name string, packages []debian.Package) (string, error) {
+	return c.Made(ctx, name, sums(packages), func(dir string) error {
+		fmt.Fprintf(c.report, "unpacking %s\n", name)
+		for _, p := range packages {
+			if err := p.Unpack(ctx, dir); err != nil {
+				return err
+			}
+		}
+		return nil
+	})
+}
+
+// sums is what identifies packages.
+func sums(packages []debian.Package) string {
+	var b strings.Builder
+	for _, p := range packages {
+		b.WriteString(p.SHA256)
+	}
+	return b.String()
+}
+
+// Made returns a directory of the cache that build has filled for these inputs,
+// now or in an earlier run. It appears whole or not at all.
+func (c *Cache) Made(ctx context.Context, name, inputs string, build func(dir string) error) (string, error) {
+	sum := sha256.Sum256([]byte(inputs))
+	dir := filepath.Join(c.dir, "made", name+"-"+hex.EncodeToString(sum[:8]))
+	if _, err := os.Stat(dir); err == nil {
+		return dir, nil
+	}
+	if err := os.MkdirAll(filepath.Dir(dir), 0o755); err != nil {
+		return "", err
+	}
+	part, err := os.MkdirTemp(filepath.Dir(dir), "part-")
+	if err != nil {
+		return "", err
+	}
+	defer os.RemoveAll(part)
+	if err := build(part); err != nil {
+		return "", err
+	}
+	if ctx.Err() != nil {
+		return "", context.Cause(ctx)
+	}
+	if err := os.Chmod(part, 0o755); err != nil {
+		return "", err
+	}
+	if err := os.Rename(part, dir); err != nil {
+		if _, there := os.Stat(dir); there == nil {
+			return dir, nil // another process was faster
+		}
+		return "", err
+	}
+	return dir, nil
+}

@@ -1,0 +1,127 @@
+// SPDX-License-Identifier: Apache-2.0
+
+package debian
+
+import (
+	"archive/tar"
+	"bytes"
+	"io"
+	"os"
+	"path/filepath"
+	"strings"
+	"testing"
+)
+
+func TestTheListOfURIsIsRead(t *testing.T) {
+	sum := strings.Repeat("0a", 32)
+	files, err := parseURIs([]byte("Reading package lists...\n"+
+		"'http://m/pool/b/busybox-static_1%3a1.35.0-4%2bdeb12u1_amd64.deb' busybox-static_1%3a1.35.0-4+deb12u1_amd64.deb 928188 SHA256:"+sum+"\n"), "/c")
+	if err != nil || len(files) != 1 {
+		t.Fatalf("%v, %v", files, err)
+	}
+	want := file{Package{"busybox-static", "1:1.35.0-4+deb12u1", sum, "/c/busybox-static_1%3a1.35.0-4+deb12u1_amd64.deb"}, 928188}
+	if files[0] != want {
+		t.Errorf("got %+v, want %+v", files[0], want)
+	}
+	for _, bad := range []string{
+		"'http://m/a_1_amd64.deb' a_1_amd64.deb 12 MD5Sum:00",
+		"'http://m/a.deb' a.deb 12 SHA256:" + sum,
+		"'http://m/a_1_amd64.deb' a_1_amd64.deb",
+	} {
+		if files, err := parseURIs([]byte(bad), "/c"); err == nil {
+			t.Errorf("%q gave %v", bad, files)
+		}
+	}
+}
+
+func TestAFileIsWholeOnlyWithItsHash(t *testing.T) {
+	path := filepath.Join(t.TempDir(), "p")
+	f := file{Package{Path: path, SHA256: "ba7816bf8f01cfea414140de5dae2223b00361a396177a9cb410ff61f20015ad"}, 3}
+	for content, want := range map[string]bool{"abc": true, "abd": false, "ab": false, "": false} {
+		if err := os.WriteFile(path, []byte(content), 0o644); err != nil {
+			t.Fatal(err)
+		}
+		if f.whole() != want {
+			t.Errorf("%q: whole is %t", content, !want)
+		}
+	}
+	f.Path += ".gone"
+	if f.whole() {
+		t.Error("a file that is not there is whole")
+	}
+}
+
+// Names of a package's files stay inside the directory that they are put into.
+func TestNamesAreCleaned(t *testing.T) {
+	var b bytes.Buffer
+	w := tar.NewWriter(&b)
+	for _, h := range []*tar.Header{
+		{Name: "./", Typeflag: tar.TypeDir},
+		{Name: "./usr/bin/", Typeflag: tar.TypeDir, Mode: 0o755},
+		{Name: "./usr/bin/x", Typeflag: tar.TypeReg, Size: 2},
+		{Name: "../../etc/y", Typeflag: tar.TypeLink, Linkname: "./usr/bin/x"},
+	} {
+		if err := w.WriteHeader(h); err != nil {
+			t.Fatal(err)
+		}
+		if h.Size > 0 {
+			_, _ = w.Write([]byte("ab"))
+		}
+	}
+	_ = w.Close()
+	var got []string
+	err := each(tar.NewReader(&b), func(e Entry) error {
+		c, err := io.ReadAll(e.Content)
+		got = append(got, e.Name+" "+e.Linkname+" "+string(c))
+		return err
+	})
+	if want := "usr/bin  |usr/bin/x  ab|etc/y usr/bin/x "; err != nil || strings.Join(got, "|") != want {
+		t.Errorf("got %q, want %q; %v", strings.Join(got, "|"), want, err)
+	}
+}
+
+// With a host's apt and its mirrors: get a small package twice, the second time
+// from the cache, and find a spoilt file out.
+func TestAPackageIsFetchedOnceAndChecked(t *testing.T) {
+	if testing.Short() {
+		t.Skip("downloads a package index")
+	}
+	cache := os.Getenv("URINGPV_TEST_CACHE")
+	if cache == "" {
+		t.Skip("URINGPV_TEST_CACHE names no directory for Debian's packages (make test-nested sets it)")
+	}
+	var report bytes.Buffer
+	s, err := Open(t.Context(), "bookworm", Options{Cache: cache, Report: &report})
+	if err != nil {
+		t.Fatal(err)
+	}
+	p, err := s.Fetch(t.Context(), false, "hostname")
+	if err != nil || len(p) != 1 || p[0].Name != "hostname" {
+		t.Fatalf("%v, %v", p, err)
+	}
+	if err := os.Truncate(p[0].Path, 100); err != nil {
+		t.Fatal(err)
+	}
+	report.Reset()
+	if p, err = s.Fetch(t.Context(), false, "hostname"); err != nil || !strings.Contains(report.String(), "downloading 1 package") {
+		t.Fatalf("after the file was cut: %v, %v, report %q", p, err, &report)
+	}
+	report.Reset()
+	if p, err = s.Fetch(t.Context(), false, "hostname"); err != nil || report.Len() != 0 {
+		t.Fatalf("from the cache: %v, %v, report %q", p, err, &report)
+	}
+	found := false
+	if err := p[0].Each(t.Context(), func(e Entry) error {
+		found = found || e.Name == "bin/hostname" && e.Typeflag == tar.TypeReg
+		return nil
+	}); err != nil || !found {
+		t.Errorf("bin/hostname found: %t, %v", found, err)
+	}
+	if _, err := s.Fetch(t.Context(), false, "no-such-package-at-all"); err == nil || !strings.Contains(err.Error(), "no-such-package-at-all") {
+		t.Errorf("a package that is not there: %v", err)
+	}
+	deps, err := s.Depends(t.Context(), "linux-image-cloud-amd64")
+	if err != nil || len(deps) != 1 || !strings.HasPrefix(deps[0], "linux-image-6.1.0-") {
+		t.Errorf("linux-image-cloud-amd64 depends on %v, %v", deps, err)
+	}
+}

@@ -1,0 +1,150 @@
+// SPDX-License-Identifier: Apache-2.0
+
+package images
+
+import (
+	"bytes"
+	"debug/elf"
+	"fmt"
+	"io"
+	"io/fs"
+	"os"
+	"path/filepath"
+	"strings"
+
+	"github.com/klauspost/compress/zstd"
+	"github.com/ulikunitz/xz"
+)
+
+// Module is a kernel module, not compressed.
+type Module struct {
+	Name string // with underscores, as the kernel has it
+	Data []byte
+}
+
+// modules is a kernel's modules, by name.
+type modules struct {
+	path    map[string]string
+	builtin map[string]bool
+}
+
+// findModules lists the modules below dir, a /lib/modules/RELEASE.
+func findModules(dir string) (*modules, error) {
+	m := &modules{path: map[string]string{}, builtin: map[string]bool{}}
+	err := filepath.WalkDir(dir, func(path string, d fs.DirEntry, err error) error {
+		if err == nil && !d.IsDir() {
+			if base, _, ok := strings.Cut(d.Name(), ".ko"); ok {
+				m.path[moduleName(base)] = path
+			}
+		}
+		return err
+	})
+	if err != nil {
+		return nil, err
+	}
+	b, err := os.ReadFile(filepath.Join(dir, "modules.builtin"))
+	if err != nil {
+		return nil, err
+	}
+	for line := range strings.Lines(string(b)) {
+		base, _, _ := strings.Cut(filepath.Base(strings.TrimSpace(line)), ".ko")
+		m.builtin[moduleName(base)] = true
+	}
+	return m, nil
+}
+
+// moduleName is the kernel's own form of a module's name.
+func moduleName(s string) string { return strings.ReplaceAll(s, "-", "_") }
+
+// load returns names and what they depend on, dependencies first.
+func (m *modules) load(names []string) ([]Module, error) {
+	var out []Module
+	seen := map[string]bool{}
+	var add func(name, by string) error
+	add = func(name, by string) error {
+		name = moduleName(name)
+		if seen[name] || m.builtin[name] {
+			return nil
+		}
+		seen[name] = true
+		path, ok := m.path[name]
+		if !ok {
+			return fmt.Errorf("the kernel has no module %s, wanted by %s", name, by)
+		}
+		data, err := readModule(path)
+		if err != nil {
+			return err
+		}
+		deps, err := ModuleDepends(data)
+		if err != nil {
+			return fmt.Errorf("%s: %w", path, err)
+		}
+		for _, d := range deps {
+			if err := add(d, name); err != nil {
+				return err
+			}
+		}
+		out = append(out, Module{name, data})
+		return nil
+	}
+	for _, n := range names {
+		if err := add(n, "the image"); err != nil {
+			return nil, err
+		}
+	}
+	return out, nil
+}
+
+// readModule reads a module and unpacks it by its suffix.
+func readModule(path string) ([]byte, error) {
+	b, err := os.ReadFile(path)
+	if err != nil {
+		return nil, err
+	}
+	var r io.Reader = bytes.NewReader(b)
+	switch filepath.Ext(path) {
+	case ".ko":
+		return b, nil
+	case ".xz":
+		r, err = xz.NewReader(r)
+	case ".zst":
+		var d *zstd.Decoder
+		if d, err = zstd.NewReader(r); err == nil {
+			defer d.Close()
+		}
+		r = d
+	default:
+		return nil, fmt.Errorf("%s: a module's name ends in .ko, .ko.xz or .ko.zst", path)
+	}
+	if err != nil {
+		return nil, fmt.Errorf("%s: %w", path, err)
+	}
+	if b, err = io.ReadAll(r); err != nil {
+		return nil, fmt.Errorf("%s: %w", path, err)
+	}
+	return b, nil
+}
+
+// ModuleDepends is what a module says that it depends on: "depends=" in its
+// section .modinfo.
+func ModuleDepends(module []byte) ([]string, error) {
+	f, err := elf.NewFile(bytes.NewReader(module))
+	if err != nil {
+		return nil, err
+	}
+	defer f.Close()
+	s := f.Section(".modinfo")
+	if s == nil {
+		return nil, fmt.Errorf("no section .modinfo: not a kernel module")
+	}
+	info, err := s.Data()
+	if err != nil {
+		return nil, err
+	}
+	for line := range strings.SplitSeq(string(info), "\x00") {
+		if rest, ok := strings.CutPrefix(line, "depends="); ok && rest != "" {
+			return strings.Split(rest, ","), nil
+		}
+	}
+	return nil, nil
+}

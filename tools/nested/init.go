@@ -1,0 +1,171 @@
+// SPDX-License-Identifier: Apache-2.0
+
+package main
+
+import (
+	"encoding/json"
+	"errors"
+	"fmt"
+	"os"
+	"os/exec"
+	"path/filepath"
+	"strings"
+	"syscall"
+
+	"golang.org/x/sys/unix"
+)
+
+// The machine's serial ports: the kernel's console is the first.
+const (
+	programTTY = "/dev/ttyS1" // the program's stdin, stdout and stderr
+	statusTTY  = "/dev/ttyS2" // "exit N"
+)
+
+// runInit is PID 1 in the machine. It never returns.
+func runInit() {
+	code, err := initialise()
+	if err != nil {
+		fmt.Fprintf(os.Stderr, "init: %v\n", err)
+	} else if f, err := os.OpenFile(statusTTY, os.O_WRONLY, 0); err == nil {
+		fmt.Fprintf(f, "exit %d\n", code)
+		_ = f.Close() // waits for the port to be drained
+	}
+	unix.Sync()
+	_ = unix.Reboot(unix.LINUX_REBOOT_CMD_POWER_OFF)
+	_ = unix.Reboot(unix.LINUX_REBOOT_CMD_RESTART)
+	select {}
+}
+
+// initialise makes the machine usable, runs the job and returns its exit status.
+func initialise() (int, error) {
+	for _, m := range []struct {
+		what, at, data string
+	}{
+		{"proc", "/proc", ""}, {"sysfs", "/sys", ""}, {"devtmpfs", "/dev", ""}, {"tmpfs", "/tmp", "mode=1777"}, {"tmpfs", "/run", "mode=0755"},
+		{"debugfs", "/sys/kernel/debug", ""}, {"cgroup2", "/sys/fs/cgroup", ""},
+	} {
+		if err := unix.Mount(m.what, m.at, m.what, 0, m.data); err != nil && !errors.Is(err, unix.EBUSY) {
+			return 0, fmt.Errorf("mount %s: %w", m.at, err)
+		}
+	}
+	for _, dir := range []string{"/dev/shm", "/dev/pts"} {
+		_ = os.MkdirAll(dir, 0o755)
+	}
+	_ = unix.Mount("tmpfs", "/dev/shm", "tmpfs", 0, "mode=1777")
+	_ = unix.Mount("devpts", "/dev/pts", "devpts", 0, "mode=0620,ptmxmode=0666")
+	for link, target := range map[string]string{"/dev/fd": "/proc/self/fd", "/dev/stdin": "fd/0", "/dev/stdout": "fd/1", "/dev/stderr": "fd/2"} {
+		_ = os.Symlink(target, link)
+	}
+	var j job
+	b, err := os.ReadFile("/" + jobPath)
+	if err != nil {
+		return 0, err
+	}
+	if err := json.Unmarshal(b, &j); err != nil {
+		return 0, err
+	}
+	if err := loadModules(); err != nil {
+		return 0, err
+	}
+	term := "dumb"
+	if j.TTY {
+		term = "linux"
+	}
+	env := append([]string{"PATH=/usr/local/sbin:/usr/local/bin:/usr/sbin:/usr/bin:/sbin:/bin:/busybox", "HOME=/", "TMPDIR=/tmp", "TERM=" + term}, j.Env...)
+	_ = os.Setenv("PATH", strings.TrimPrefix(env[0], "PATH="))
+	if out, err := exec.Command("/bin/busybox", "--install", "-s", "/busybox").CombinedOutput(); err != nil {
+		return 0, fmt.Errorf("busybox --install: %w: %s", err, out)
+	}
+	if out, err := exec.Command("ip", "link", "set", "lo", "up").CombinedOutput(); err != nil {
+		return 0, fmt.Errorf("loopback: %w: %s", err, out)
+	}
+	if j.Disk {
+		if err := scratch(); err != nil {
+			return 0, err
+		}
+		env = append(env, "TMPDIR=/disk")
+	}
+	return execute(&j, env)
+}
+
+// loadModules loads the machine's modules in their order.
+func loadModules() error {
+	b, err := os.ReadFile("/" + modulesDir + "order")
+	if err != nil {
+		return err
+	}
+	for name := range strings.Lines(string(b)) {
+		name = strings.TrimSpace(name)
+		f, err := os.Open("/" + modulesDir + name + ".ko")
+		if err != nil {
+			return err
+		}
+		params := ""
+		if name == "null_blk" {
+			params = "nr_devices=0"
+		}
+		err = unix.FinitModule(int(f.Fd()), params, 0)
+		_ = f.Close()
+		if err != nil && !errors.Is(err, unix.EEXIST) {
+			return fmt.Errorf("load %s: %w", name, err)
+		}
+	}
+	return nil
+}
+
+// scratch makes the file system at /disk.
+func scratch() error {
+	const dev = "/dev/nvme0n1"
+	for range 100 { // the driver probes in the background
+		if _, err := os.Stat(dev); err == nil {
+			break
+		}
+		unix.Nanosleep(&unix.Timespec{Nsec: 50e6}, nil)
+	}
+	if out, err := exec.Command("mkfs.ext4", "-q", "-F", "-E", "lazy_itable_init=1,lazy_journal_init=1,nodiscard", dev).CombinedOutput(); err != nil {
+		return fmt.Errorf("mkfs.ext4 %s: %w: %s", dev, err, out)
+	}
+	if err := unix.Mount(dev, "/disk", "ext4", 0, "discard"); err != nil {
+		return fmt.Errorf("mount /disk: %w", err)
+	}
+	return os.Chmod("/disk", 0o1777)
+}
+
+// execute runs the job's program.
+func execute(j *job, env []string) (int, error) {
+	tty, err := os.OpenFile(programTTY, os.O_RDWR|unix.O_NOCTTY, 0)
+	if err != nil {
+		return 0, err
+	}
+	t, err := unix.IoctlGetTermios(int(tty.Fd()), unix.TCGETS)
+	if err != nil {
+		return 0, err
+	}
+	t.Cflag = t.Cflag&^unix.CBAUD | unix.B115200
+	if !j.TTY {
+		t.Oflag &^= unix.OPOST // the program's bytes, and no others
+		t.Lflag &^= unix.ECHO
+	}
+	if err := unix.IoctlSetTermios(int(tty.Fd()), unix.TCSETS, t); err != nil {
+		return 0, err
+	}
+	cmd := &exec.Cmd{Path: j.Args[0], Args: j.Args, Env: env, Dir: "/" + workDir, Stdin: tty, Stdout: tty, Stderr: tty}
+	cmd.SysProcAttr = &syscall.SysProcAttr{Setsid: true, Setctty: j.TTY}
+	if !filepath.IsAbs(cmd.Path) {
+		return 0, fmt.Errorf("program %q", cmd.Path)
+	}
+	err = cmd.Run()
+	_ = unix.IoctlSetInt(int(tty.Fd()), unix.TCSBRK, 1) // tcdrain
+	var exit *exec.ExitError
+	switch {
+	case err == nil:
+		return 0, nil
+	case errors.As(err, &exit):
+		ws := exit.Sys().(syscall.WaitStatus)
+		if ws.Signaled() {
+			return 128 + int(ws.Signal()), nil
+		}
+		return ws.ExitStatus(), nil
+	}
+	return 0, err
+}

@@ -1,0 +1,309 @@
+// SPDX-License-Identifier: Apache-2.0
+
+package main
+
+import (
+	"bytes"
+	"context"
+	"encoding/json"
+	"errors"
+	"fmt"
+	"io"
+	"io/fs"
+	"os"
+	"os/exec"
+	"path/filepath"
+	"strconv"
+	"strings"
+	"sync"
+	"syscall"
+	"time"
+
+	"github.com/uringpv/uringpv/images"
+)
+
+// run is one boot of the machine.
+type run struct {
+	machine string
+	cpus    int
+	memory  int // MiB
+	disk    int // MiB
+	timeout time.Duration
+	put     []string
+	tty     bool
+	verbose bool
+
+	stdout, stderr io.Writer
+}
+
+// Where things lie in the machine.
+const (
+	modulesDir  = "nested/modules/"
+	jobPath     = "nested/job.json"
+	programPath = "nested/program"
+	workDir     = "work"
+)
+
+// job is what init is to do.
+type job struct {
+	Args []string // PROGRAM is args[0]
+	Env  []string
+	TTY  bool
+	Disk bool
+	Rows int
+	Cols int
+}
+
+// run boots the machine, runs args in it and returns args' exit status.
+func (r *run) run(ctx context.Context, args []string) (status int, err error) {
+	m, err := openMachine(r.machine)
+	if err != nil {
+		return 0, err
+	}
+	tmp, err := os.MkdirTemp("", "nested-")
+	if err != nil {
+		return 0, err
+	}
+	defer os.RemoveAll(tmp)
+	initrd := filepath.Join(tmp, "initrd")
+	if err := r.writeInitrd(initrd, m.Initrd, args); err != nil {
+		return 0, err
+	}
+	qemu := r.qemu(m, initrd)
+	if r.disk > 0 {
+		path := filepath.Join(tmp, "disk")
+		if err := sparse(path, int64(r.disk)<<20); err != nil {
+			return 0, err
+		}
+		qemu = append(qemu, "-drive", "file="+path+",if=none,id=n0,format=raw,discard=unmap,cache=unsafe", "-device", "nvme,drive=n0,serial=scratch")
+	}
+	ctx, cancel := context.WithTimeoutCause(ctx, r.timeout, errTimeout)
+	defer cancel()
+	return r.boot(ctx, m, qemu)
+}
+
+var errTimeout = errors.New("timeout")
+
+// boot runs QEMU and waits for what init reports.
+func (r *run) boot(ctx context.Context, m machine, qemu []string) (int, error) {
+	cmd := exec.CommandContext(ctx, qemu[0], qemu[1:]...)
+	cmd.Cancel = func() error { return cmd.Process.Signal(syscall.SIGKILL) }
+	// A process group of its own: Ctrl-C is for this program to act on.
+	cmd.SysProcAttr = &syscall.SysProcAttr{Pdeathsig: syscall.SIGKILL, Setpgid: !r.tty}
+	cmd.Env = append(os.Environ(), m.Env...)
+	console := &tail{}
+	if r.verbose {
+		console.also = r.stderr
+	}
+	status := &tail{}
+	ends := []io.Writer{console, status} // ttyS0 and ttyS2
+	if r.tty {
+		cmd.Stdin, cmd.Stdout = os.Stdin, os.Stdout
+	} else {
+		ends = append(ends, r.stdout) // ttyS1
+	}
+	cmd.Stderr = console
+	var copies sync.WaitGroup
+	var writing []*os.File
+	for i, w := range ends {
+		pr, pw, err := os.Pipe()
+		if err != nil {
+			return 0, err
+		}
+		writing = append(writing, pw)
+		cmd.ExtraFiles = append(cmd.ExtraFiles, pw)
+		args := fmt.Sprintf("file,id=out%d,path=/dev/fd/%d", i, 3+i)
+		cmd.Args = append(cmd.Args, "-chardev", args)
+		copies.Go(func() {
+			_, _ = io.Copy(w, pr)
+			_ = pr.Close()
+		})
+	}
+	program := "chardev:out2"
+	if r.tty {
+		cmd.Args = append(cmd.Args, "-chardev", "stdio,id=tty,signal=off")
+		program = "chardev:tty"
+	}
+	cmd.Args = append(cmd.Args, "-serial", "chardev:out0", "-serial", program, "-serial", "chardev:out1")
+	err := cmd.Start()
+	for _, w := range writing {
+		_ = w.Close()
+	}
+	if err == nil {
+		err = cmd.Wait()
+	}
+	copies.Wait()
+	if code, ok := parseStatus(status.String()); ok {
+		return code, nil
+	}
+	fail := &machineError{code: exitMachine}
+	switch {
+	case errors.Is(context.Cause(ctx), errTimeout):
+		fail.code = exitTimeout
+		fail.err = fmt.Errorf("the machine (kernel %s) has not ended within %s; its console:\n%s", m.Series, r.timeout, console)
+	case ctx.Err() != nil:
+		fail.code = 130
+		fail.err = errors.New("interrupted")
+	default:
+		fail.err = fmt.Errorf("the machine (kernel %s) ended without a result (%v); its console:\n%s", m.Series, err, console)
+	}
+	return 0, fail
+}
+
+// parseStatus reads what init reported.
+func parseStatus(s string) (int, bool) {
+	rest, ok := strings.CutPrefix(strings.TrimSpace(s), "exit ")
+	if !ok {
+		return 0, false
+	}
+	code, err := strconv.Atoi(rest)
+	return code, err == nil
+}
+
+// qemu is QEMU's command line, without disks and serial ports.
+func (r *run) qemu(m machine, initrd string) []string {
+	cmdline := "console=ttyS0 panic=-1 mitigations=off nvme.poll_queues=1 8250.nr_uarts=4 random.trust_cpu=on"
+	if !r.verbose {
+		cmdline += " quiet"
+	}
+	return append(append([]string{}, m.QEMU...),
+		"-accel", "tcg,thread=multi", "-cpu", "EPYC,+svm,+npt", "-smp", strconv.Itoa(r.cpus), "-m", strconv.Itoa(r.memory),
+		"-nodefaults", "-no-user-config", "-vga", "none", "-display", "none", "-no-reboot",
+		"-kernel", m.Kernel, "-initrd", initrd, "-append", cmdline)
+}
+
+// writeInitrd writes the base and behind it an archive of the job.
+func (r *run) writeInitrd(path, base string, args []string) (err error) {
+	out, err := os.Create(path)
+	if err != nil {
+		return err
+	}
+	defer func() { err = errors.Join(err, out.Close()) }()
+	in, err := os.Open(base)
+	if err != nil {
+		return err
+	}
+	defer in.Close()
+	n, err := io.Copy(out, in)
+	if err != nil {
+		return err
+	}
+	if _, err := out.Write(make([]byte, -n&3)); err != nil { // archives begin at multiples of four
+		return err
+	}
+	payload := images.NewInitramfs()
+	if err := r.fill(payload, args); err != nil {
+		return err
+	}
+	_, err = payload.WriteTo(out)
+	return err
+}
+
+// fill adds the job and the files that it needs.
+func (r *run) fill(payload *images.Initramfs, args []string) error {
+	j := job{Args: append([]string{}, args...), TTY: r.tty, Disk: r.disk > 0}
+	program, err := exec.LookPath(args[0])
+	if err != nil {
+		return err
+	}
+	b, err := os.ReadFile(program)
+	if err != nil {
+		return err
+	}
+	// The name is kept: programs look at it.
+	j.Args[0] = "/" + programPath + "/" + filepath.Base(program)
+	payload.File(j.Args[0], 0o755, b)
+	for _, e := range os.Environ() {
+		if strings.HasPrefix(e, "REQUIRE_") || strings.HasPrefix(e, "URINGPV_") {
+			j.Env = append(j.Env, e)
+		}
+	}
+	j.Env = append(j.Env, "URINGPV_NESTED=1")
+	payload.Dir(workDir)
+	if _, err := os.Stat("testdata"); err == nil {
+		if err := addTree(payload, "testdata", workDir+"/testdata"); err != nil {
+			return err
+		}
+	}
+	for _, p := range r.put {
+		host, guest, ok := strings.Cut(p, ":")
+		if !ok {
+			guest = host
+		}
+		if err := addTree(payload, host, guest); err != nil {
+			return err
+		}
+	}
+	text, err := json.Marshal(j)
+	if err != nil {
+		return err
+	}
+	payload.File(jobPath, 0o644, text)
+	return nil
+}
+
+// addTree adds a file, or a directory with all that is in it.
+func addTree(payload *images.Initramfs, host, guest string) error {
+	return filepath.WalkDir(host, func(path string, d fs.DirEntry, err error) error {
+		if err != nil {
+			return err
+		}
+		rel, err := filepath.Rel(host, path)
+		if err != nil {
+			return err
+		}
+		name := filepath.Join(guest, rel)
+		info, err := os.Stat(path) // what a link leads to
+		switch {
+		case err != nil:
+			return err
+		case info.IsDir():
+			payload.Dir(name)
+		case info.Mode().IsRegular():
+			b, err := os.ReadFile(path)
+			if err != nil {
+				return err
+			}
+			payload.File(name, info.Mode(), b)
+		}
+		return nil
+	})
+}
+
+// sparse makes a file of zeros that takes no space.
+func sparse(path string, size int64) error {
+	f, err := os.Create(path)
+	if err != nil {
+		return err
+	}
+	return errors.Join(f.Truncate(size), f.Close())
+}
+
+// tail keeps the end of what is written to it.
+type tail struct {
+	also io.Writer
+
+	mu sync.Mutex
+	b  []byte
+}
+
+const tailSize = 16 << 10
+
+func (t *tail) Write(p []byte) (int, error) {
+	t.mu.Lock()
+	defer t.mu.Unlock()
+	if t.also != nil {
+		_, _ = t.also.Write(p)
+	}
+	t.b = append(t.b, p...)
+	if len(t.b) > 2*tailSize {
+		t.b = bytes.Clone(t.b[len(t.b)-tailSize:])
+	}
+	return len(p), nil
+}
+
+func (t *tail) String() string {
+	t.mu.Lock()
+	defer t.mu.Unlock()
+	return string(t.b[max(0, len(t.b)-tailSize):])
+}
