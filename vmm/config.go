@@ -27,10 +27,18 @@ type Config struct {
 	Logger    *slog.Logger // nil: no log
 }
 
-// Guest is a freestanding guest: a static ELF program that starts by the boot
-// contract of docs/memory-layout.md.
+// Guest is what a machine runs: a freestanding program or a Linux kernel.
 type Guest struct {
-	ELF     []byte
+	// ELF is a static program that starts by the boot contract of
+	// docs/memory-layout.md.
+	ELF []byte
+
+	// Kernel is a Linux kernel, as a bzImage or an ELF vmlinux. The machine is a
+	// PC then: it has a PIT, ACPI tables, power management and pvpanic.
+	Kernel     []byte
+	Initrd     io.Reader // nil: none. New reads it
+	InitrdSize int64     // bytes
+
 	Cmdline string
 }
 
@@ -61,8 +69,8 @@ func (c *Config) check() error {
 	if c.CPUs < 1 || c.CPUs > MaxCPUs {
 		return fmt.Errorf("%d vCPUs: must be 1 to %d", c.CPUs, MaxCPUs)
 	}
-	if len(c.Guest.ELF) == 0 {
-		return errors.New("no guest program")
+	if (len(c.Guest.ELF) == 0) == (len(c.Guest.Kernel) == 0) {
+		return errors.New("a machine runs either a freestanding program or a Linux kernel")
 	}
 	return nil
 }

@@ -23,8 +23,8 @@ func (c *vcpu) start(e boot.Entry) error {
 	if err != nil {
 		return err
 	}
-	code := kvm.Segment{Limit: 0xffffffff, Selector: boot.CodeSelector, Typ: 11, Present: 1, S: 1, L: 1, G: 1}
-	data := kvm.Segment{Limit: 0xffffffff, Selector: boot.DataSelector, Typ: 3, Present: 1, S: 1, DB: 1, G: 1}
+	code := kvm.Segment{Limit: 0xffffffff, Selector: e.Code, Typ: 11, Present: 1, S: 1, L: 1, G: 1}
+	data := kvm.Segment{Limit: 0xffffffff, Selector: e.Data, Typ: 3, Present: 1, S: 1, DB: 1, G: 1}
 	s.CS, s.DS, s.ES, s.FS, s.GS, s.SS = code, data, data, data, data, data
 	s.TR = kvm.Segment{Limit: 0x67, Typ: 11, Present: 1} // a busy 64-bit TSS: VMX asks for one
 	s.LDT = kvm.Segment{Unusable: 1}

@@ -41,6 +41,8 @@ type VM struct {
 	mmio    bus.Bus
 	pci     *pci.Host
 	vcpus   []*vcpu
+	com1    *serial.Port
+	tail    consoleTail
 	devices []*device
 	marks   atomic.Uint64 // requests for counters
 	made    time.Time     // zero of the guest's host clock
@@ -63,8 +65,21 @@ type result struct {
 
 // Exit is how a guest ended its run by itself.
 type Exit struct {
-	Code uint32 // what it wrote to the exit port
+	How  Ending
+	Code uint32   // ByPort: what it wrote to the exit port
+	Last []string // ByPanic: the last lines that it wrote to COM1
 }
+
+// Ending is a way in which a guest can end its run.
+type Ending int
+
+// Endings.
+const (
+	ByPort    Ending = iota // the exit port, of freestanding guests
+	ByPower                 // it switched the machine off
+	ByRestart               // it asked for a restart
+	ByPanic                 // its kernel panicked
+)
 
 // New makes a machine and loads its guest.
 func New(c Config) (_ *VM, err error) {
@@ -101,7 +116,13 @@ func New(c Config) (_ *VM, err error) {
 	if err := vm.wire(c.Serial); err != nil {
 		return nil, err
 	}
-	if err := vm.addCPUs(c.CPUs); err != nil {
+	linux := len(c.Guest.Kernel) > 0
+	if linux {
+		if err := vm.wirePC(); err != nil {
+			return nil, err
+		}
+	}
+	if err := vm.addCPUs(c.CPUs, linux); err != nil {
 		return nil, err
 	}
 	for i := range c.Devices {
@@ -112,7 +133,13 @@ func New(c Config) (_ *VM, err error) {
 		vm.devices = append(vm.devices, d)
 		vm.log.Info("backend", "device", d.chosen.Device, "backend", d.chosen.Backend, "why", d.chosen.Why)
 	}
-	entry, err := boot.Bare{ELF: c.Guest.ELF, Cmdline: c.Guest.Cmdline, CPUs: c.CPUs, TSCkHz: vm.vcpus[0].kvm.TSCkHz()}.Load(vm.memory)
+	var loader interface {
+		Load(m *memmap.Memory) (boot.Entry, error)
+	} = boot.Bare{ELF: c.Guest.ELF, Cmdline: c.Guest.Cmdline, CPUs: c.CPUs, TSCkHz: vm.vcpus[0].kvm.TSCkHz()}
+	if linux {
+		loader = linuxLoader(&c)
+	}
+	entry, err := loader.Load(vm.memory)
 	if err != nil {
 		return nil, err
 	}
@@ -133,8 +160,6 @@ func (vm *VM) wire(serialOut io.Writer) error {
 	if err := vm.kvm.CreateIRQChip(tssAddr, identityMapAddr); err != nil {
 		return err
 	}
-	// A PIT (KVM_CREATE_PIT2) would come here, for Linux: the freestanding guests
-	// have the local APIC's timer.
 	vm.routes = newRoutes(vm.kvm)
 	vm.pci = pci.NewHost(&vm.mmio)
 	if err := vm.ports.Claim(pci.ConfigPorts, pci.ConfigPortsLen, vm.pci); err != nil {
@@ -143,16 +168,21 @@ func (vm *VM) wire(serialOut io.Writer) error {
 	if serialOut == nil {
 		serialOut = io.Discard
 	}
-	com1 := serial.New(serialOut, func(high bool) {
+	vm.com1 = serial.New(io.MultiWriter(&vm.tail, serialOut), func(high bool) {
 		if err := vm.kvm.IRQLine(serial.COM1IRQ, high); err != nil {
 			vm.log.Error("serial port", "error", err)
 		}
 	})
-	return vm.ports.Claim(serial.COM1, serial.Ports, com1)
+	return vm.ports.Claim(serial.COM1, serial.Ports, vm.com1)
 }
 
+// SerialInput gives the guest input on COM1, and returns how many bytes of b were
+// taken: a guest that does not read leaves the rest. It may be called from any
+// goroutine until Close.
+func (vm *VM) SerialInput(b []byte) int { return vm.com1.Feed(b) }
+
 // addCPUs makes the vCPUs. All but the first wait for the guest to start them.
-func (vm *VM) addCPUs(n int) error {
+func (vm *VM) addCPUs(n int, linux bool) error {
 	supported, err := vm.system.SupportedCPUID()
 	if err != nil {
 		return err
@@ -166,6 +196,11 @@ func (vm *VM) addCPUs(n int) error {
 		vm.vcpus = append(vm.vcpus, &vcpu{vm: vm, id: id, kvm: c})
 		if err := c.SetCPUID(t.cpuid(supported, id)); err != nil {
 			return fmt.Errorf("vCPU %d: %w", id, err)
+		}
+		if linux {
+			if err := c.SetMSRs(firmwareMSRs...); err != nil {
+				return fmt.Errorf("vCPU %d: %w", id, err)
+			}
 		}
 	}
 	return nil

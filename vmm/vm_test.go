@@ -5,30 +5,16 @@ package vmm
 import (
 	"bytes"
 	"context"
-	"debug/elf"
-	"encoding/binary"
 	"errors"
 	"strings"
 	"testing"
 	"time"
 
 	"github.com/uringpv/uringpv/internal/testutil"
-	"github.com/uringpv/uringpv/vmm/boot"
 )
 
-// program is an ELF file whose code runs at ImageStart.
-func program(code ...byte) []byte {
-	var b bytes.Buffer
-	h := elf.Header64{
-		Ident: [16]byte{0x7f, 'E', 'L', 'F', 2, 1, 1}, Type: uint16(elf.ET_EXEC), Machine: uint16(elf.EM_X86_64),
-		Version: 1, Entry: boot.ImageStart, Phoff: 64, Ehsize: 64, Phentsize: 56, Phnum: 1,
-	}
-	p := elf.Prog64{Type: uint32(elf.PT_LOAD), Off: 120, Vaddr: boot.ImageStart, Paddr: boot.ImageStart, Filesz: uint64(len(code)), Memsz: 65536}
-	_ = binary.Write(&b, binary.LittleEndian, h)
-	_ = binary.Write(&b, binary.LittleEndian, p)
-	b.Write(code)
-	return b.Bytes()
-}
+// program is a guest of this code.
+func program(code ...byte) []byte { return elfProgram(code) }
 
 // Machine code of the small guests. An exit writes eax to the exit port.
 var (

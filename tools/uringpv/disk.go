@@ -6,10 +6,14 @@ import (
 	"errors"
 	"fmt"
 	"maps"
+	"runtime"
 	"slices"
 	"strconv"
 	"strings"
 	"time"
+
+	"github.com/uringpv/uringpv/device/uringpv"
+	"github.com/uringpv/uringpv/vmm"
 )
 
 // Words for the choice of a backend.
@@ -37,8 +41,8 @@ type diskSpec struct {
 	ReadOnly   bool
 	Direct     bool   // O_DIRECT
 	Backend    string // one of the words above
-	Rings      int
-	Entries    int // of each ring, at most; a power of two
+	Rings      int    // 0: as many as the guest wants
+	Entries    int    // of each ring, at most; a power of two
 	SQPoll     bool
 	SQPollIdle time.Duration // 0: the backend's default
 	SQPollCPU  int           // -1: any
@@ -55,7 +59,30 @@ func (d diskSpec) shown() string {
 }
 
 func defaultDisk() diskSpec {
-	return diskSpec{Backend: backendAuto, Rings: 4, Entries: 256, SQPoll: true, SQPollCPU: -1}
+	return diskSpec{Backend: backendAuto, Entries: 256, SQPoll: true, SQPollCPU: -1}
+}
+
+// defaultRings is how many rings a built-in guest's device has.
+const defaultRings = 4
+
+// device is the device that carries the disk's files.
+func (d diskSpec) device(files []uringpv.File, backend vmm.Choice) vmm.DeviceConfig {
+	rings := d.Rings
+	if rings == 0 {
+		rings = defaultRings
+	}
+	return vmm.DeviceConfig{
+		Name: d.ID, Files: files, Backend: backend, Rings: rings, MaxEntries: uint32(d.Entries),
+		SQPoll: d.SQPoll, SQThreadIdle: d.SQPollIdle, SQThreadCPU: d.SQPollCPU,
+	}
+}
+
+// checkCPU says what is wrong with sqpoll-cpu on this host.
+func (d diskSpec) checkCPU() error {
+	if d.SQPollCPU >= runtime.NumCPU() && !cpuExists(d.SQPollCPU) {
+		return usagef("--disk %s: sqpoll-cpu=%d: this host has the CPUs %s", d.Path, d.SQPollCPU, onlineCPUs())
+	}
+	return nil
 }
 
 // diskKey is one key of --disk.
@@ -98,7 +125,7 @@ var diskKeys = map[string]diskKey{
 		get: func(d diskSpec) string { return d.Backend },
 	},
 	"rings": {
-		hint: "N", doc: "rings that the guest may set up (default 4)",
+		hint: "N", doc: "rings that the guest may set up (default 4; with --kernel one more than CPUs)",
 		set: func(d *diskSpec, v string) (err error) {
 			d.Rings, err = parseCount(v, 1, maxRings)
 			return err

@@ -72,14 +72,10 @@ func (m *machine) run(ctx context.Context) (out outcome, err error) {
 		m.line(l)
 	}}
 	vm, err := vmm.New(vmm.Config{
-		Memory: uint64(m.memory),
-		CPUs:   m.cpus,
-		Guest:  vmm.Guest{ELF: bare.Guest(), Cmdline: m.cmdline},
-		Devices: []vmm.DeviceConfig{{
-			Name: m.disk.ID, Files: files, Backend: m.backend,
-			Rings: m.disk.Rings, MaxEntries: uint32(m.disk.Entries),
-			SQPoll: m.disk.SQPoll, SQThreadIdle: m.disk.SQPollIdle, SQThreadCPU: m.disk.SQPollCPU,
-		}},
+		Memory:  uint64(m.memory),
+		CPUs:    m.cpus,
+		Guest:   vmm.Guest{ELF: bare.Guest(), Cmdline: m.cmdline},
+		Devices: []vmm.DeviceConfig{m.disk.device(files, m.backend)},
 		Console: console,
 		Logger:  m.log,
 	})

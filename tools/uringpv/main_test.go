@@ -18,6 +18,7 @@ import (
 
 	"github.com/uringpv/uringpv/hostring"
 	"github.com/uringpv/uringpv/internal/feature"
+	"github.com/uringpv/uringpv/internal/testutil"
 )
 
 // TestMain makes the test binary stand in for the commands that the tests
@@ -36,7 +37,7 @@ func withoutIOUring() {
 	if len(os.Args) < 2 {
 		fatal(errors.New("usage: without-io-uring COMMAND [ARG...]"))
 	}
-	if err := forbidIOUring(); err != nil {
+	if err := testutil.ForbidIOUring(); err != nil {
 		fatal(err)
 	}
 	path, err := exec.LookPath(os.Args[1])

@@ -41,6 +41,7 @@ const (
 // runOptions is the command line of `uringpv run`.
 type runOptions struct {
 	guest     choice
+	linux     linuxOptions
 	disks     diskList
 	cpus      count
 	memory    byteSize
@@ -62,31 +63,46 @@ func newRunOptions() *runOptions {
 func newRunCommand() *cobra.Command {
 	o := newRunOptions()
 	cmd := &cobra.Command{
-		Use:   "run [--guest NAME] [--disk PATH[,KEY=VALUE...]]... [flags]",
-		Short: "Boot a guest and report what it found",
-		Long: `Run boots a built-in guest and reports what it found, on stdout.
+		Use:   "run [--guest NAME | --kernel FILE] [--disk PATH[,KEY=VALUE...]]... [flags]",
+		Short: "Boot a guest: a built-in one, or a Linux kernel",
+		Long: `Run boots a built-in guest and reports what it found, on stdout; or it boots a
+Linux kernel, with the guest's serial console on stdin and stdout.
 
-Guests:
+Built-in guests:
   selftest   tests the whole path, case by case, on every backend that this host
              has. It OVERWRITES its disk. Without --disk it gets a scratch disk of
              64 MiB, which is removed. The default when there is no --disk.
   checksum   reads a whole disk and prints its SHA-256. It never writes.
+
+Linux: --kernel is a vmlinuz or an ELF vmlinux for x86-64, not modified. In a
+terminal every key goes to the guest, but Ctrl-a x ends the run and Ctrl-a Ctrl-a
+sends one Ctrl-a. Power-off and restart end the run with exit status 0, a kernel
+panic with 1. The guest sees its disks by the driver uringpv.ko, as /dev/upv0,
+/dev/upv1 and so on, in the order of --disk.
 
 A --disk is a file or a block device, taken as raw bytes, and keys:
 ` + diskHelp() + `
 A comma in a path is written twice. Unknown keys are errors.`,
 		Example: `  uringpv run
   uringpv run --guest checksum --disk disk.img --report json
-  uringpv run --guest selftest --disk scratch.img,backend=relay,rings=8 -v`,
+  uringpv run --guest selftest --disk scratch.img,backend=relay,rings=8 -v
+  uringpv run --kernel vmlinuz --initrd initrd.img --disk root.img --root disk0 --cpus 4`,
 		RunE: func(cmd *cobra.Command, _ []string) error {
-			return o.run(cmd.Context(), cmd.OutOrStdout(), cmd.ErrOrStderr())
+			if _, linux := o.linux.given(); linux && !cmd.Flags().Changed("memory") {
+				o.memory = defaultLinuxMemory
+			}
+			return o.run(cmd.Context(), cmd.InOrStdin(), cmd.OutOrStdout(), cmd.ErrOrStderr())
 		},
 	}
 	f := cmd.Flags()
 	f.Var(&o.guest, "guest", "what to run: selftest or checksum")
+	f.StringVar(&o.linux.kernel, "kernel", "", "a Linux kernel to boot: vmlinuz or ELF vmlinux")
+	f.StringVar(&o.linux.initrd, "initrd", "", "its initramfs")
+	f.StringVar(&o.linux.cmdline, "cmdline", "", "words for the kernel's command line, behind \""+baseCmdline+"\"")
+	f.StringVar(&o.linux.root, "root", "", "the id of the disk that holds the guest's root file system")
 	f.Var(&o.disks, "disk", "a disk for the guest, see above; repeatable")
 	f.Var(&o.cpus, "cpus", "virtual CPUs")
-	f.Var(&o.memory, "memory", "the guest's RAM, such as 512M or 2G")
+	f.Var(&o.memory, "memory", "the guest's RAM, such as 512M or 2G (with --kernel: default 512M)")
 	f.Var(&o.timeout, "timeout", "end the run after this time, as a failure")
 	f.Var(&o.report, "report", "form of the report: text or json")
 	f.CountVarP(&o.verbosity, "verbose", "v", "log more to stderr; twice for debugging")
@@ -127,8 +143,8 @@ func (o *runOptions) validate() (guest string, disks []diskSpec, err error) {
 	case guest == guestChecksum && len(o.disks.disks) == 0:
 		return "", nil, usagef("--guest checksum needs a disk to read: --disk PATH")
 	}
-	if o.memory < minMemory || o.memory > maxMemory || o.memory%(2<<20) != 0 {
-		return "", nil, usagef("--memory %s: must be a multiple of 2M from %s to %s", &o.memory, byteSize(minMemory), byteSize(maxMemory))
+	if err := o.checkMemory(); err != nil {
+		return "", nil, err
 	}
 	if disks, err = o.disks.named(); err != nil {
 		return "", nil, err
@@ -141,11 +157,18 @@ func (o *runOptions) validate() (guest string, disks []diskSpec, err error) {
 		case d.ReadOnly:
 			return "", nil, usagef("--disk %s: readonly=on, but --guest selftest writes its disk", d.Path)
 		}
-		if d.SQPollCPU >= runtime.NumCPU() && !cpuExists(d.SQPollCPU) {
-			return "", nil, usagef("--disk %s: sqpoll-cpu=%d: this host has the CPUs %s", d.Path, d.SQPollCPU, onlineCPUs())
+		if err := d.checkCPU(); err != nil {
+			return "", nil, err
 		}
 	}
 	return guest, disks, nil
+}
+
+func (o *runOptions) checkMemory() error {
+	if o.memory < minMemory || o.memory > maxMemory || o.memory%(2<<20) != 0 {
+		return usagef("--memory %s: must be a multiple of 2M from %s to %s", &o.memory, byteSize(minMemory), byteSize(maxMemory))
+	}
+	return nil
 }
 
 // onlineCPUs is the kernel's list of the CPUs that are there, such as 0-3.
@@ -169,16 +192,35 @@ func (e *timeoutError) Error() string {
 	return fmt.Sprintf("--timeout %s is over and the guest has not ended", e.limit)
 }
 
-func (o *runOptions) run(ctx context.Context, stdout, stderr io.Writer) (err error) {
-	guest, disks, err := o.validate()
-	if err != nil {
+func (o *runOptions) run(ctx context.Context, stdin io.Reader, stdout, stderr io.Writer) error {
+	run := o.runBuiltin
+	if _, linux := o.linux.given(); linux {
+		disks, err := o.validateLinux()
+		if err != nil {
+			return err
+		}
+		run = func(ctx context.Context, stdout, stderr io.Writer, log *slog.Logger) error {
+			if err := o.runLinux(ctx, disks, stdin, stdout, stderr, log); err != nil {
+				return endedBy(ctx, err)
+			}
+			return nil
+		}
+	} else if _, _, err := o.validate(); err != nil {
 		return err
 	}
-	log := newLogger(stderr, o.verbosity)
 	if o.timeout.value > 0 {
 		var cancel context.CancelFunc
 		ctx, cancel = context.WithTimeoutCause(ctx, o.timeout.value, &timeoutError{o.timeout.value})
 		defer cancel()
+	}
+	return run(ctx, stdout, stderr, newLogger(stderr, o.verbosity))
+}
+
+// runBuiltin runs a built-in guest.
+func (o *runOptions) runBuiltin(ctx context.Context, stdout, stderr io.Writer, log *slog.Logger) (err error) {
+	guest, disks, err := o.validate()
+	if err != nil {
+		return err
 	}
 	host, err := lookAtHost()
 	if err != nil {

@@ -126,7 +126,7 @@ func (g Bare) Load(m *memmap.Memory) (Entry, error) {
 			return Entry{}, err
 		}
 	}
-	return Entry{RIP: rip, RSP: stackTop, RDI: infoAddr, CR3: pml4Addr, GDT: gdtAddr, GDTLimit: 3*8 - 1}, nil
+	return Entry{RIP: rip, RSP: stackTop, RDI: infoAddr, CR3: pml4Addr, GDT: gdtAddr, GDTLimit: 3*8 - 1, Code: CodeSelector, Data: DataSelector}, nil
 }
 
 // writePageTables maps the first 4 GiB and all RAM above them to themselves, for

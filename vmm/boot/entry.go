@@ -3,19 +3,21 @@
 package boot
 
 // Entry is the state in which a guest's first vCPU begins: 64-bit long mode at
-// CPL 0, interrupts off, with a flat code segment CodeSelector and a flat data
-// segment DataSelector.
+// CPL 0, interrupts off, with flat segments.
 type Entry struct {
 	RIP      uint64
 	RSP      uint64 // top of a small stack, 16-byte aligned, until the guest has its own
 	RDI      uint64 // of a freestanding guest: GPA of struct bootinfo
-	RSI      uint64
+	RSI      uint64 // of Linux: GPA of struct boot_params
 	CR3      uint64 // GPA of the page tables
 	GDT      uint64 // GPA
 	GDTLimit uint16
+	Code     uint16 // selector of the code segment
+	Data     uint16 // selector of the data segments
 }
 
-// Selectors and descriptors of the entry's GDT (Intel SDM volume 3, 3.4.5).
+// Selectors of a freestanding guest's GDT, and descriptors (Intel SDM volume 3,
+// 3.4.5).
 const (
 	CodeSelector = 0x08
 	DataSelector = 0x10

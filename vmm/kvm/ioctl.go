@@ -27,6 +27,7 @@ var (
 	setIdentityMapAddr  = request{"KVM_SET_IDENTITY_MAP_ADDR", kvm.IIOW(0x48, 8)}
 	setIRQLine          = request{"KVM_IRQ_LINE", kvm.IIOW(0x61, 8)}
 	setGSIRouting       = request{"KVM_SET_GSI_ROUTING", kvm.IIOW(0x6a, 8)}
+	createPIT2          = request{"KVM_CREATE_PIT2", kvm.IIOW(0x77, 64)}
 	setIRQFD            = request{"KVM_IRQFD", kvm.IIOW(0x76, 32)}
 	setIOEventFD        = request{"KVM_IOEVENTFD", kvm.IIOW(0x79, 64)}
 	enableCap           = request{"KVM_ENABLE_CAP", kvm.IIOW(0xa3, 104)}
@@ -37,6 +38,7 @@ var (
 	getSregs   = request{"KVM_GET_SREGS", kvm.IIOR(0x83, 312)}
 	setSregs   = request{"KVM_SET_SREGS", kvm.IIOW(0x84, 312)}
 	translate  = request{"KVM_TRANSLATE", kvm.IIOWR(0x85, 24)}
+	setMSRs    = request{"KVM_SET_MSRS", kvm.IIOW(0x89, 8)}
 	setFPU     = request{"KVM_SET_FPU", kvm.IIOW(0x8d, 416)}
 	setCPUID   = request{"KVM_SET_CPUID2", kvm.IIOW(0x90, 8)}
 	getMPState = request{"KVM_GET_MP_STATE", kvm.IIOR(0x98, 4)}

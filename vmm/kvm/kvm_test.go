@@ -10,6 +10,7 @@ import (
 
 	"golang.org/x/sys/unix"
 
+	"github.com/uringpv/uringpv/internal/shm"
 	"github.com/uringpv/uringpv/internal/testutil"
 )
 
@@ -60,7 +61,11 @@ func newVM(t *testing.T, cpus int, code ...byte) (*VM, []*VCPU) {
 	if err := v.CreateIRQChip(testTSS, testIdentityMap); err != nil {
 		t.Fatal(err)
 	}
-	if err := v.SetMemory(0, 0, addressOf(ram), testMemory); err != nil {
+	view, err := shm.Of(ram)
+	if err != nil {
+		t.Fatal(err)
+	}
+	if err := v.SetMemory(0, 0, view.Addr(), testMemory); err != nil {
 		t.Fatal(err)
 	}
 	for id := range cpus {

@@ -1,6 +1,6 @@
 // SPDX-License-Identifier: Apache-2.0
 
-package main
+package testutil
 
 import (
 	"fmt"
@@ -10,10 +10,10 @@ import (
 	"golang.org/x/sys/unix"
 )
 
-// forbidIOUring makes io_uring_setup(2) fail with EPERM in this thread and in
+// ForbidIOUring makes io_uring_setup(2) fail with EPERM in this thread and in
 // what it executes. The caller must execute something next: other threads are
 // not bound.
-func forbidIOUring() error {
+func ForbidIOUring() error {
 	runtime.LockOSThread()
 	filter := []unix.SockFilter{
 		{Code: unix.BPF_LD | unix.BPF_W | unix.BPF_ABS, K: 0}, // seccomp_data.nr
