@@ -10,7 +10,6 @@ import (
 	"encoding/json"
 	"fmt"
 	"os"
-	"os/exec"
 	"path/filepath"
 	"strings"
 
@@ -148,13 +147,16 @@ func baseInitrd(ctx context.Context, k *images.Kernel, packages []debian.Package
 	return b.Bytes(), err
 }
 
-// findQEMU is the command of a QEMU for x86-64: the host's, or one from Debian's
-// packages, which brings its own libraries and loader.
+// qemuSuite is where QEMU comes from. Not Debian 12's, nor any other before 8.1:
+// those may translate an instruction while another CPU writes it, and keep the
+// old one. A kernel that patches its own code then dies of an int3 that is no
+// longer there.
+const qemuSuite = "trixie"
+
+// findQEMU is the command of a QEMU for x86-64 from Debian's packages, with its
+// own libraries and loader.
 func findQEMU(ctx context.Context, c *images.Cache) (command, env []string, err error) {
-	if path, err := exec.LookPath("qemu-system-x86_64"); err == nil {
-		return []string{path}, nil, nil
-	}
-	s, err := c.Suite(ctx, "bookworm")
+	s, err := c.Suite(ctx, qemuSuite)
 	if err != nil {
 		return nil, nil, err
 	}
@@ -167,8 +169,7 @@ func findQEMU(ctx context.Context, c *images.Cache) (command, env []string, err 
 		return nil, nil, err
 	}
 	at := func(p string) string { return filepath.Join(dir, p) }
-	libraries := strings.Join([]string{at("lib/x86_64-linux-gnu"), at("usr/lib/x86_64-linux-gnu"), at("usr/lib/x86_64-linux-gnu/pulseaudio")}, ":")
-	return []string{at("lib64/ld-linux-x86-64.so.2"), "--library-path", libraries, at("usr/bin/qemu-system-x86_64"),
+	return []string{at("usr/lib/x86_64-linux-gnu/ld-linux-x86-64.so.2"), "--library-path", at("usr/lib/x86_64-linux-gnu"), at("usr/bin/qemu-system-x86_64"),
 			"-L", at("usr/share/seabios"), "-L", at("usr/share/qemu"), "-L", at("usr/lib/ipxe/qemu")},
 		[]string{"QEMU_MODULE_DIR=" + at("usr/lib/x86_64-linux-gnu/qemu")}, nil
 }
