@@ -88,7 +88,10 @@ func resIO(port uint16, n byte) []byte {
 }
 
 // resIRQ is an edge-triggered, active-high interrupt line.
-func resIRQ(irq uint) []byte { return []byte{0x22, byte(1 << irq), byte(1 << irq >> 8)} }
+func resIRQ(irq uint) []byte {
+	mask := uint16(1) << irq
+	return []byte{0x22, byte(mask), byte(mask >> 8)}
+}
 
 // Kinds of address space.
 const (
