@@ -125,26 +125,35 @@ func readModule(path string) ([]byte, error) {
 	return b, nil
 }
 
-// ModuleDepends is what a module says that it depends on: "depends=" in its
-// section .modinfo.
+// ModuleDepends is what a module says that it depends on.
 func ModuleDepends(module []byte) ([]string, error) {
+	names, err := ModuleInfo(module, "depends")
+	if err != nil || names == "" {
+		return nil, err
+	}
+	return strings.Split(names, ","), nil
+}
+
+// ModuleInfo is the value of the module's key, the first if there are several: a
+// line KEY=VALUE in its section .modinfo. It is empty if there is no such line.
+func ModuleInfo(module []byte, key string) (string, error) {
 	f, err := elf.NewFile(bytes.NewReader(module))
 	if err != nil {
-		return nil, err
+		return "", err
 	}
 	defer f.Close()
 	s := f.Section(".modinfo")
 	if s == nil {
-		return nil, fmt.Errorf("no section .modinfo: not a kernel module")
+		return "", fmt.Errorf("no section .modinfo: not a kernel module")
 	}
 	info, err := s.Data()
 	if err != nil {
-		return nil, err
+		return "", err
 	}
 	for line := range strings.SplitSeq(string(info), "\x00") {
-		if rest, ok := strings.CutPrefix(line, "depends="); ok && rest != "" {
-			return strings.Split(rest, ","), nil
+		if value, ok := strings.CutPrefix(line, key+"="); ok {
+			return value, nil
 		}
 	}
-	return nil, nil
+	return "", nil
 }

@@ -8,6 +8,7 @@ import (
 	"log/slog"
 
 	"github.com/uringpv/uringpv/device/uringpv"
+	"github.com/uringpv/uringpv/device/uringpv/mixed"
 	"github.com/uringpv/uringpv/device/uringpv/passthrough"
 	"github.com/uringpv/uringpv/device/uringpv/relay"
 	"github.com/uringpv/uringpv/memmap"
@@ -35,7 +36,7 @@ func chooseBackend(c *DeviceConfig, m *memmap.Memory, log *slog.Logger) (uringpv
 			if c.Backend == ChooseAuto {
 				got.Why = "the fastest, and this host and these disks permit it"
 			}
-			return b, got, nil
+			return withRelay(b, c, m, log), got, nil
 		}
 		if c.Backend == ChoosePassthrough || !relayMayServe(err) {
 			return nil, got, fmt.Errorf("device %s: backend passthrough: %w", c.Name, err)
@@ -51,6 +52,17 @@ func chooseBackend(c *DeviceConfig, m *memmap.Memory, log *slog.Logger) (uringpv
 		got.Why = "asked for"
 	}
 	return b, got, nil
+}
+
+// withRelay puts the relay behind passthrough, for opcodes that only it can offer.
+// Without it the device offers fewer opcodes.
+func withRelay(fast uringpv.Backend, c *DeviceConfig, m *memmap.Memory, log *slog.Logger) uringpv.Backend {
+	r, err := relay.New(relay.Config{Memory: m, Files: c.Files, Unpinned: true, Logger: log})
+	if err != nil {
+		log.Warn("no relay behind passthrough: guests cannot discard", "device", c.Name, "error", err)
+		return fast
+	}
+	return mixed.New(fast, r)
 }
 
 // relayMayServe says whether what keeps passthrough from working does not

@@ -160,6 +160,7 @@ func (d *Device) identify(index uint32, _ []byte) ([]byte, error) {
 		MaxRingFiles:     uint32(d.caps.MaxFiles),
 		MaxRingBuffers:   uint32(d.caps.MaxBuffers),
 		Opcodes:          d.policy.Opcodes,
+		OpcodesExtra:     d.caps.Extra,
 	}
 	abi.Text(id.Name[:], d.name)
 	return abi.Encode(&id), nil

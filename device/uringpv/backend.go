@@ -52,6 +52,10 @@ type Backend interface {
 type Capabilities struct {
 	Policy // opcodes, SQE flags and setup flags that rings of this backend can honour
 
+	// Extra are opcodes, none of them in Policy, that a ring has only if its
+	// RING_SETUP names them: the backend may serve such a ring in a slower way.
+	Extra abi.Opcodes
+
 	Features   uint32 // IORING_FEAT_* that its rings have
 	MaxEntries uint32 // largest SQ ring, a power of two; the CQ ring may have twice as many
 	MaxFiles   int    // files in one ring, 1 to ReservedFile
@@ -67,7 +71,8 @@ type Capabilities struct {
 //   - SQEntries and CQEntries are powers of two, SQEntries at most the
 //     backend's MaxEntries, CQEntries at least SQEntries and at most twice
 //     MaxEntries.
-//   - Policy is within the backend's and has at least one opcode; Flags is
+//   - Policy is within the backend's, with or without opcodes of Extra, and has
+//     at least one opcode; Flags is
 //     within Policy.SetupFlags.
 //   - Rings and SQEs lie in guest RAM, each inside one entry of the buffer
 //     table, page aligned; they overlap neither each other nor the areas of any

@@ -26,12 +26,13 @@ func (p *Policy) Allows(opcode, flags uint8) bool {
 }
 
 // Narrow is p with only the opcodes of want, or all of p's if want is empty. It
-// says false if want has an opcode that p has not.
-func (p Policy) Narrow(want abi.Opcodes) (Policy, bool) {
+// says false if want has an opcode that is neither in p nor in extra.
+func (p Policy) Narrow(want, extra abi.Opcodes) (Policy, bool) {
 	if want.Empty() {
 		return p, true
 	}
-	if !want.SubsetOf(&p.Opcodes) {
+	all := p.Opcodes.Union(&extra)
+	if !want.SubsetOf(&all) {
 		return Policy{}, false
 	}
 	p.Opcodes = want

@@ -51,8 +51,8 @@ func (d *Device) check(s *abi.RingSetup) (*checkedSetup, error) {
 		return nil, guestErrorf(unix.EINVAL, "vector %d: there are %d", s.Vector, len(d.vectors))
 	}
 	var ok bool
-	if c.Policy, ok = d.policy.Narrow(s.Opcodes); !ok {
-		return nil, guestErrorf(unix.EACCES, "opcodes %v: the device allows %v", s.Opcodes.List(), d.policy.Opcodes.List())
+	if c.Policy, ok = d.policy.Narrow(s.Opcodes, d.caps.Extra); !ok {
+		return nil, guestErrorf(unix.EACCES, "opcodes %v: the device allows %v and %v", s.Opcodes.List(), d.policy.Opcodes.List(), d.caps.Extra.List())
 	}
 	c.Memory = d.memory
 	return &c, nil

@@ -37,7 +37,7 @@ const (
 const (
 	Magic        = 0x31765075 // "uPv1"
 	VersionMajor = 1
-	VersionMinor = 0
+	VersionMinor = 1
 	Version      = VersionMajor<<16 | VersionMinor
 
 	StatusReady  = 0x1 // commands are accepted
@@ -88,6 +88,7 @@ const (
 	FileReadonly = 0x1 // writes end in -EBADF
 	FileDirect   = 0x2 // O_DIRECT: alignment rules apply
 	FileBlockdev = 0x4 // a block device on the host
+	FilePoll     = 0x8 // rings with IORING_SETUP_IOPOLL may read and write it
 )
 
 // NoVector is a RingSetup.Vector: the ring's completions raise no interrupt.
@@ -133,6 +134,22 @@ func (o Opcodes) SubsetOf(p *Opcodes) bool {
 		}
 	}
 	return true
+}
+
+// Union is o and p together.
+func (o Opcodes) Union(p *Opcodes) Opcodes {
+	for i := range o {
+		o[i] |= p[i]
+	}
+	return o
+}
+
+// Without is o less what p has.
+func (o Opcodes) Without(p *Opcodes) Opcodes {
+	for i := range o {
+		o[i] &^= p[i]
+	}
+	return o
 }
 
 // List is the opcodes of o in ascending order.
@@ -182,13 +199,14 @@ type Identity struct {
 	MaxRingBuffers   uint32 // ranges in one CmdRingSetup
 	Opcodes          Opcodes
 	Name             [32]byte // UTF-8, padded with NUL
+	OpcodesExtra     Opcodes  // further ones, for rings that name them in CmdRingSetup; since 1.1
 }
 
 // File is struct uringpv_file: one of the host's files that the guest may use.
 type File struct {
 	_              structs.HostLayout
 	Kind           uint32 // FileDisk
-	Flags          uint32 // FileReadonly, FileDirect, FileBlockdev
+	Flags          uint32 // FileReadonly, FileDirect, FileBlockdev, FilePoll
 	Size           uint64 // bytes
 	BlockSize      uint32 // logical block size in bytes, a power of two
 	DIOMemAlign    uint32 // with FileDirect: alignment of addresses, else 1
@@ -301,7 +319,7 @@ type RingStats struct {
 // Sizes in bytes of the structures on the wire.
 const (
 	CmdSize       = 64
-	IdentitySize  = 128
+	IdentitySize  = 160
 	FileSize      = 128
 	RangeSize     = 16
 	ParamsSize    = 120

@@ -35,7 +35,7 @@ var sizes = map[string]int{
 	"uringpv_enter": EnterSize, "uringpv_ring_stats": RingStatsSize,
 }
 
-func header(t *testing.T) string {
+func headerText(t *testing.T) string {
 	t.Helper()
 	b, err := os.ReadFile("uringpv.h")
 	if err != nil {
@@ -48,7 +48,7 @@ func header(t *testing.T) string {
 func fold(name string) string { return strings.ToLower(strings.ReplaceAll(name, "_", "")) }
 
 func TestSizesAndOffsetsAreTheHeaders(t *testing.T) {
-	h := header(t)
+	h := headerText(t)
 	checked := 0
 	for _, m := range regexp.MustCompile(`URINGPV_SIZE\((\w+), (\d+)\);`).FindAllStringSubmatch(h, -1) {
 		want, _ := strconv.Atoi(m[2])
@@ -89,7 +89,7 @@ func TestFieldsAreTheHeadersOneByOne(t *testing.T) {
 	comment := regexp.MustCompile(`(?s)/\*.*?\*/`)
 	field := regexp.MustCompile(`^(\w+)(?:\[(\w+)\])?$`)
 	size := map[string]int{"__u8": 1, "char": 1, "__u32": 4, "__s32": 4, "__u64": 8, "URINGPV_OPCODE_BYTES": OpcodeBytes}
-	h := comment.ReplaceAllString(header(t), "")
+	h := comment.ReplaceAllString(headerText(t), "")
 	found := 0
 	for _, m := range regexp.MustCompile(`(?s)struct (\w+) \{(.*?)\};`).FindAllStringSubmatch(h, -1) {
 		v, ok := structures[m[1]]
@@ -154,13 +154,13 @@ func TestConstantsAreTheHeaders(t *testing.T) {
 		"CMD_RING_REGISTER": CmdRingRegister, "CMD_RING_ENTER": CmdRingEnter, "CMD_RING_DESTROY": CmdRingDestroy, "CMD_RESET": CmdReset,
 		"CMD_RING_STATS": CmdRingStats,
 		"BACKEND_RELAY":  uint64(BackendRelay), "BACKEND_PASSTHROUGH": uint64(BackendPassthrough), "BACKEND_ISOLATED": uint64(BackendIsolated),
-		"OPCODE_BYTES": OpcodeBytes, "FILE_DISK": FileDisk, "FILE_READONLY": FileReadonly, "FILE_DIRECT": FileDirect, "FILE_BLOCKDEV": FileBlockdev,
+		"OPCODE_BYTES": OpcodeBytes, "FILE_DISK": FileDisk, "FILE_READONLY": FileReadonly, "FILE_DIRECT": FileDirect, "FILE_BLOCKDEV": FileBlockdev, "FILE_POLL": FilePoll,
 		"NO_VECTOR": NoVector,
 		"STAT_SQES": StatSQEs, "STAT_CQES": StatCQEs, "STAT_ERRORS": StatErrors, "STAT_BYTES": StatBytes, "STAT_DOORBELLS": StatDoorbells,
 		"STAT_INTERRUPTS": StatInterrupts, "STAT_OVERFLOWS": StatOverflows,
 	}
 	found := 0
-	for _, m := range regexp.MustCompile(`(?m)^#define URINGPV_(\w+) (0x[0-9a-f]+|\d+)u?\b`).FindAllStringSubmatch(header(t), -1) {
+	for _, m := range regexp.MustCompile(`(?m)^#define URINGPV_(\w+) (0x[0-9a-f]+|\d+)u?\b`).FindAllStringSubmatch(headerText(t), -1) {
 		want, err := strconv.ParseUint(m[2], 0, 64)
 		if err != nil {
 			t.Fatal(err)

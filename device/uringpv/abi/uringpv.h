@@ -1,6 +1,6 @@
 /* SPDX-License-Identifier: (GPL-2.0 WITH Linux-syscall-note) OR Apache-2.0 */
 /*
- * The uringpv device ABI, version 1.0: the contract between a guest driver and
+ * The uringpv device ABI, version 1.1: the contract between a guest driver and
  * the device. docs/protocol.md is the normative text; abi.go is the Go twin.
  *
  * All words are little-endian and naturally aligned. Structures have no
@@ -44,7 +44,7 @@ typedef uint64_t __u64;
 
 #define URINGPV_MAGIC 0x31765075u /* "uPv1" */
 #define URINGPV_VERSION_MAJOR 1
-#define URINGPV_VERSION_MINOR 0
+#define URINGPV_VERSION_MINOR 1
 #define URINGPV_VERSION ((URINGPV_VERSION_MAJOR << 16) | URINGPV_VERSION_MINOR)
 
 #define URINGPV_STATUS_READY 0x1  /* commands are accepted */
@@ -97,6 +97,7 @@ struct uringpv_identity {
 	__u32 max_ring_buffers;   /* ranges in one RING_SETUP */
 	__u8 opcodes[URINGPV_OPCODE_BYTES];
 	char name[32];            /* UTF-8, padded with NUL */
+	__u8 opcodes_extra[URINGPV_OPCODE_BYTES]; /* 1.1: further opcodes, for rings that name them in RING_SETUP */
 };
 
 #define URINGPV_FILE_DISK 1 /* fixed size, read and written at offsets */
@@ -104,6 +105,7 @@ struct uringpv_identity {
 #define URINGPV_FILE_READONLY 0x1 /* writes end in -EBADF */
 #define URINGPV_FILE_DIRECT 0x2   /* O_DIRECT: alignment rules apply */
 #define URINGPV_FILE_BLOCKDEV 0x4 /* a block device on the host */
+#define URINGPV_FILE_POLL 0x8     /* 1.1: rings with IORING_SETUP_IOPOLL may read and write it */
 
 struct uringpv_file {
 	__u32 kind;             /* URINGPV_FILE_DISK */
@@ -212,7 +214,7 @@ URINGPV_AT(uringpv_cmd, len, 24);
 URINGPV_AT(uringpv_cmd, resv0, 28);
 URINGPV_AT(uringpv_cmd, resv, 32);
 
-URINGPV_SIZE(uringpv_identity, 128);
+URINGPV_SIZE(uringpv_identity, 160);
 URINGPV_AT(uringpv_identity, version, 0);
 URINGPV_AT(uringpv_identity, backend, 4);
 URINGPV_AT(uringpv_identity, addr_base, 8);
@@ -230,6 +232,7 @@ URINGPV_AT(uringpv_identity, max_ring_files, 56);
 URINGPV_AT(uringpv_identity, max_ring_buffers, 60);
 URINGPV_AT(uringpv_identity, opcodes, 64);
 URINGPV_AT(uringpv_identity, name, 96);
+URINGPV_AT(uringpv_identity, opcodes_extra, 128);
 
 URINGPV_SIZE(uringpv_file, 128);
 URINGPV_AT(uringpv_file, kind, 0);

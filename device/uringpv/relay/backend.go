@@ -44,17 +44,22 @@ const lingering = 5 * time.Second
 type Config struct {
 	Memory *memmap.Memory // guest RAM; must outlive the Backend
 	Files  []uringpv.File // every file of the device
-	Logger *slog.Logger   // slog.Default() if nil
+
+	// Unpinned says that rings move little data: guest RAM is not pinned for them.
+	Unpinned bool
+
+	Logger *slog.Logger // slog.Default() if nil
 }
 
 // Backend makes relay rings for one device.
 type Backend struct {
-	caps   uringpv.Capabilities
-	memory *memmap.Memory
-	log    *slog.Logger
-	inline bool // the ring's goroutine enters the host ring, also for guests with SQPOLL
-	holds  []*growth.Hold
-	noted  sync.Once // that there are no registered buffers
+	caps     uringpv.Capabilities
+	memory   *memmap.Memory
+	log      *slog.Logger
+	inline   bool // the ring's goroutine enters the host ring, also for guests with SQPOLL
+	unpinned bool // Config.Unpinned
+	holds    []*growth.Hold
+	noted    sync.Once // that there are no registered buffers
 
 	mu   sync.Mutex          // guards what follows
 	base *hostring.Ring      // holds the registered buffers that rings clone, nil before the first ring
@@ -71,7 +76,7 @@ func New(c Config) (*Backend, error) {
 	if c.Logger == nil {
 		c.Logger = slog.Default()
 	}
-	b := &Backend{inline: runtime.NumCPU() < pollers, memory: c.Memory, log: c.Logger}
+	b := &Backend{inline: runtime.NumCPU() < pollers, unpinned: c.Unpinned, memory: c.Memory, log: c.Logger}
 	ops, err := known()
 	if err != nil {
 		return nil, err
@@ -192,6 +197,9 @@ func (b *Backend) linger(s *quiesce.Sentinel) {
 // could. Without them the relay reads and writes at the same addresses, which it
 // has checked; it is slower by the pinning of each request's pages.
 func (b *Backend) register(host *hostring.Ring, buffers []memmap.Range) (bool, error) {
+	if b.unpinned {
+		return false, nil
+	}
 	err := error(unix.EINVAL)
 	if slices.Equal(buffers, b.memory.Layout().Buffers()) {
 		if err = b.clone(host); err == nil {

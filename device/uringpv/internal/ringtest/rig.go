@@ -181,7 +181,7 @@ func (g *Rig) TrySetup(t testing.TB, c Config) (_ *Guest, err error) {
 		}
 	}
 	caps := g.Backend.Capabilities()
-	policy, ok := caps.Policy.Narrow(abi.OpcodesOf(c.Opcodes...))
+	policy, ok := caps.Policy.Narrow(abi.OpcodesOf(c.Opcodes...), caps.Extra)
 	if !ok {
 		t.Fatalf("opcodes %v are not all in %v", c.Opcodes, caps.Opcodes.List())
 	}

@@ -1,0 +1,61 @@
+// SPDX-License-Identifier: Apache-2.0
+
+package mixed
+
+import (
+	"github.com/hashicorp/go-multierror"
+
+	"github.com/uringpv/uringpv/device/uringpv"
+	"github.com/uringpv/uringpv/device/uringpv/abi"
+)
+
+// Backend is a fast backend with a second one behind it.
+type Backend struct {
+	fast, second uringpv.Backend
+	has          abi.Opcodes // the fast one's
+	caps         uringpv.Capabilities
+	flags        uint8 // IOSQE_* that the second one allows
+}
+
+// New makes a backend of two for the same device; both are its own from here on.
+// What the second one offers beyond the first is Capabilities.Extra.
+func New(fast, second uringpv.Backend) *Backend {
+	b := &Backend{fast: fast, second: second, caps: fast.Capabilities()}
+	c := second.Capabilities()
+	b.has, b.flags = b.caps.Opcodes, c.SQEFlags
+	b.caps.Extra = c.Opcodes.Without(&b.has)
+	b.caps.SetupFlags &= c.SetupFlags
+	b.caps.MaxEntries = min(b.caps.MaxEntries, c.MaxEntries)
+	b.caps.MaxFiles = min(b.caps.MaxFiles, c.MaxFiles)
+	b.caps.MaxBuffers = min(b.caps.MaxBuffers, c.MaxBuffers)
+	b.caps.Stats &= c.Stats
+	return b
+}
+
+// Kind is the fast backend's.
+func (b *Backend) Kind() abi.Backend { return b.fast.Kind() }
+
+// Capabilities are the fast backend's, as far as both have them, and as Extra the
+// second one's further opcodes.
+func (b *Backend) Capabilities() uringpv.Capabilities { return b.caps }
+
+// NewRing makes a ring of the fast backend, or of the second one if the fast one
+// lacks an opcode of it.
+func (b *Backend) NewRing(s uringpv.RingSpec) (uringpv.Ring, error) {
+	if s.Policy.Opcodes.SubsetOf(&b.has) {
+		return b.fast.NewRing(s)
+	}
+	s.Policy.SQEFlags &= b.flags
+	return b.second.NewRing(s)
+}
+
+// Close releases both.
+func (b *Backend) Close() error {
+	var all *multierror.Error
+	for _, one := range []uringpv.Backend{b.fast, b.second} {
+		if err := one.Close(); err != nil {
+			all = multierror.Append(all, err)
+		}
+	}
+	return all.ErrorOrNil()
+}

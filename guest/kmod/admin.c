@@ -1,0 +1,62 @@
+// SPDX-License-Identifier: GPL-2.0
+/* Admin commands (section 3). */
+#include <linux/io.h>
+#include <linux/mm.h>
+
+#include "driver.h"
+
+/* What the device reads and writes, in guest RAM. */
+struct upv_admin {
+	struct uringpv_cmd cmd;
+	u8 payload[UPV_PAYLOAD_MAX] __aligned(64);
+};
+
+/* The page of commands. The device must be idle: it gets the page's address. */
+int upv_admin_init(struct upv_dev *dev)
+{
+	BUILD_BUG_ON(sizeof(struct upv_admin) > PAGE_SIZE);
+	mutex_init(&dev->admin_lock);
+	dev->admin = (struct upv_admin *)get_zeroed_page(GFP_KERNEL);
+	return dev->admin ? 0 : -ENOMEM;
+}
+
+void upv_admin_exit(struct upv_dev *dev)
+{
+	free_page((unsigned long)dev->admin);
+}
+
+/*
+ * Executes a command; payload, len bytes, goes in and comes back changed. The
+ * command has been executed when the write to the doorbell is done.
+ */
+int upv_command(struct upv_dev *dev, u32 op, u32 index, void *payload, u32 len)
+{
+	struct upv_admin *a = dev->admin;
+	int ret;
+
+	if (WARN_ON_ONCE(len > sizeof(a->payload)))
+		return -E2BIG;
+	mutex_lock(&dev->admin_lock);
+	memset(&a->cmd, 0, sizeof(a->cmd));
+	a->cmd.op = op;
+	a->cmd.index = index;
+	a->cmd.result = -ENXIO; /* stays if nobody answers */
+	if (len) {
+		memcpy(a->payload, payload, len);
+		a->cmd.addr = virt_to_phys(a->payload);
+		a->cmd.len = len;
+	}
+	virt_wmb();
+	writel(lower_32_bits(virt_to_phys(&a->cmd)), dev->regs + URINGPV_REG_ADMIN_ADDR);
+	writel(upper_32_bits(virt_to_phys(&a->cmd)), dev->regs + URINGPV_REG_ADMIN_ADDR + 4);
+	writel(1, dev->regs + URINGPV_REG_ADMIN_DOORBELL);
+	virt_rmb();
+	ret = (s32)readl(dev->regs + URINGPV_REG_ADMIN_ERROR);
+	if (!ret)
+		ret = READ_ONCE(a->cmd.result);
+	if (!ret && len)
+		memcpy(payload, a->payload, len);
+	mutex_unlock(&dev->admin_lock);
+	/* A function that is gone reads as all ones. */
+	return ret > 0 || ret < -MAX_ERRNO || ret == -1 ? -EIO : ret;
+}

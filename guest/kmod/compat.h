@@ -1,0 +1,102 @@
+/* SPDX-License-Identifier: GPL-2.0 */
+/*
+ * What differs between the kernels that the driver builds for, 6.1 and later.
+ * Nothing else in the driver looks at LINUX_VERSION_CODE.
+ */
+#ifndef UPV_COMPAT_H
+#define UPV_COMPAT_H
+
+#include <linux/blk-mq.h>
+#include <linux/blkdev.h>
+#include <linux/pci.h>
+#include <linux/version.h>
+#if LINUX_VERSION_CODE < KERNEL_VERSION(6, 14, 0)
+#include <linux/blk-mq-pci.h>
+#endif
+
+/* 6.14: every tag set merges. */
+#if LINUX_VERSION_CODE < KERNEL_VERSION(6, 14, 0)
+#define UPV_TAG_FLAGS BLK_MQ_F_SHOULD_MERGE
+#else
+#define UPV_TAG_FLAGS 0
+#endif
+
+/* Hardware queues of map belong to the CPUs that their vectors, from 0 on, go to. */
+static inline void upv_map_queues(struct blk_mq_queue_map *map, struct pci_dev *pdev)
+{
+#if LINUX_VERSION_CODE < KERNEL_VERSION(6, 14, 0)
+	blk_mq_pci_map_queues(map, pdev, 0);
+#else
+	blk_mq_map_hw_queues(map, &pdev->dev, 0);
+#endif
+}
+
+/* A disk with these limits, a volatile write cache and FUA. 6.9: limits are given at birth; 6.11: so are features. */
+static inline struct gendisk *upv_alloc_disk(struct blk_mq_tag_set *set, struct queue_limits *lim,
+					     unsigned int dma_alignment, void *data)
+{
+#if LINUX_VERSION_CODE >= KERNEL_VERSION(6, 11, 0)
+	lim->dma_alignment = dma_alignment;
+	lim->features = BLK_FEAT_WRITE_CACHE | BLK_FEAT_FUA;
+	return blk_mq_alloc_disk(set, lim, data);
+#else
+	struct gendisk *disk;
+	struct request_queue *q;
+
+#if LINUX_VERSION_CODE >= KERNEL_VERSION(6, 9, 0)
+	disk = blk_mq_alloc_disk(set, NULL, data);
+#else
+	disk = blk_mq_alloc_disk(set, data);
+#endif
+	if (IS_ERR(disk))
+		return disk;
+	q = disk->queue;
+	blk_queue_logical_block_size(q, lim->logical_block_size);
+	blk_queue_physical_block_size(q, lim->physical_block_size);
+	blk_queue_max_hw_sectors(q, lim->max_hw_sectors);
+	blk_queue_max_segments(q, lim->max_segments);
+	blk_queue_max_segment_size(q, lim->max_segment_size);
+	blk_queue_dma_alignment(q, dma_alignment);
+	if (lim->max_hw_discard_sectors) {
+		blk_queue_max_discard_sectors(q, lim->max_hw_discard_sectors);
+		blk_queue_max_write_zeroes_sectors(q, lim->max_write_zeroes_sectors);
+		q->limits.discard_granularity = lim->discard_granularity;
+	}
+	blk_queue_write_cache(q, true, true);
+	blk_queue_flag_set(QUEUE_FLAG_NONROT, q);
+	blk_queue_flag_clear(QUEUE_FLAG_ADD_RANDOM, q);
+	return disk;
+#endif
+}
+
+/* 6.2: one wait for the queues of a tag set. */
+static inline void upv_quiesce(struct blk_mq_tag_set *set)
+{
+#if LINUX_VERSION_CODE >= KERNEL_VERSION(6, 2, 0)
+	blk_mq_quiesce_tagset(set);
+#else
+	struct request_queue *q;
+
+	mutex_lock(&set->tag_list_lock);
+	list_for_each_entry(q, &set->tag_list, tag_set_list)
+		blk_mq_quiesce_queue_nowait(q);
+	blk_mq_wait_quiesce_done(list_first_entry(&set->tag_list, struct request_queue, tag_set_list));
+	mutex_unlock(&set->tag_list_lock);
+#endif
+}
+
+static inline void upv_unquiesce(struct blk_mq_tag_set *set)
+{
+#if LINUX_VERSION_CODE >= KERNEL_VERSION(6, 2, 0)
+	blk_mq_unquiesce_tagset(set);
+#else
+	struct request_queue *q;
+
+	mutex_lock(&set->tag_list_lock);
+	list_for_each_entry(q, &set->tag_list, tag_set_list)
+		blk_mq_unquiesce_queue(q);
+	mutex_unlock(&set->tag_list_lock);
+#endif
+}
+
+#endif

@@ -1,0 +1,141 @@
+/* SPDX-License-Identifier: GPL-2.0 */
+/*
+ * uringpv: a blk-mq disk for each file that a uringpv device exports, whose I/O
+ * runs on the host's io_uring. docs/protocol.md of the project describes the
+ * device; section numbers in comments are that text's.
+ *
+ * admin.c  commands; ring.c  one ring; disk.c  blk-mq; sysfs.c  what users see;
+ * main.c  the PCI function, and its rings' birth and death.
+ */
+#ifndef UPV_DRIVER_H
+#define UPV_DRIVER_H
+
+#include <linux/blk-mq.h>
+#include <linux/debugfs.h>
+#include <linux/pci.h>
+#include <linux/spinlock.h>
+#include <linux/workqueue.h>
+#include <uapi/linux/io_uring.h>
+
+#include "uringpv.h"
+
+#define UPV_NAME "uringpv"
+
+struct upv_dev;
+
+/*
+ * One request of the block layer: its SQEs are all in one ring, whose lock
+ * guards this.
+ */
+struct upv_rq {
+	struct upv_ring *ring; /* where the SQEs are */
+	struct request *next;  /* in a list of completed requests */
+	unsigned int left;     /* SQEs without a CQE */
+	blk_status_t status;   /* the first failure */
+	u8 again;              /* to be queued once more, as a whole */
+	u8 tries;              /* how often it was, or a part of it */
+};
+
+/* A ring (section 4) and the requests in it. */
+struct upv_ring {
+	struct upv_dev *dev;
+	unsigned int index;     /* the device's */
+	unsigned int setup;     /* IORING_SETUP_* wanted */
+	int vector;             /* MSI-X, or -1: polled */
+	void __iomem *doorbell;
+
+	void *rings, *sqe_area; /* guest RAM, the device's while live */
+	size_t rings_len, sqe_len;
+
+	spinlock_t lock;        /* guards all below */
+	bool live;              /* set up; no SQE goes in if not */
+	u32 *sq_head, *sq_tail, *sq_flags, *sq_array, *cq_head, *cq_tail;
+	struct io_uring_sqe *sqes;
+	struct io_uring_cqe *cqes;
+	u32 sq_entries, sq_mask, cq_mask, tail, head;
+	struct request **owner; /* by SQE index; NULL: free */
+	u32 *free;              /* indices of free SQEs, a stack */
+	u32 nr_free;
+
+	u64 submitted, completed, doorbells, interrupts, resubmitted;
+};
+
+/* A disk, and the device's file behind it. */
+struct upv_disk {
+	struct upv_dev *dev;
+	struct gendisk *disk;
+	unsigned int file; /* index, also in every ring */
+	int id;            /* N of upvN */
+	struct uringpv_file info;
+};
+
+/* A PCI function. */
+struct upv_dev {
+	struct pci_dev *pdev;
+	void __iomem *regs, *doorbells;
+	u64 addr_base;
+	struct uringpv_identity identity;
+
+	struct mutex admin_lock; /* guards admin and the registers of commands */
+	struct upv_admin *admin;
+
+	struct uringpv_range *buffers; /* the buffer table */
+	unsigned int nr_buffers;
+
+	/* rings[0 .. nr_queues-1] with interrupts, then nr_polled without, then control, which may be rings[0]. */
+	struct upv_ring *rings;
+	struct upv_ring *control;
+	unsigned int nr_rings, nr_queues, nr_polled;
+	bool can_fallocate;
+	int nr_vectors;
+
+	struct blk_mq_tag_set tags;
+	struct upv_disk **disks;
+	unsigned int nr_disks;
+
+	struct mutex reset_lock; /* one start or stop of the rings at a time */
+	bool held, stopped, dead; /* under reset_lock */
+	bool have_irqs;
+	struct delayed_work reset_work, capacity_work;
+	unsigned int resets;
+	struct dentry *debugfs;
+};
+
+/* What users chose. */
+struct upv_params {
+	unsigned int queues, poll_queues, queue_depth, max_segments, max_sectors_kb, capacity_poll_ms, sqpoll_idle_ms;
+	bool sqpoll;
+};
+extern struct upv_params upv_params;
+
+/* admin.c. Commands may sleep; they return 0 or a negative errno. */
+#define UPV_PAYLOAD_MAX 3072
+int upv_admin_init(struct upv_dev *dev);
+void upv_admin_exit(struct upv_dev *dev);
+int upv_command(struct upv_dev *dev, u32 op, u32 index, void *payload, u32 len);
+
+/* ring.c */
+int upv_ring_init(struct upv_ring *ring);
+void upv_ring_exit(struct upv_ring *ring);
+int upv_ring_start(struct upv_ring *ring);
+void upv_ring_stop(struct upv_ring *ring, blk_status_t status);
+blk_status_t upv_ring_submit(struct upv_ring *ring, struct request *rq, bool last);
+void upv_ring_notify(struct upv_ring *ring);
+unsigned int upv_ring_reap(struct upv_ring *ring);
+irqreturn_t upv_ring_interrupt(int irq, void *ring);
+
+/* disk.c */
+int upv_tags_init(struct upv_dev *dev);
+int upv_disks_add(struct upv_dev *dev);
+void upv_disks_remove(struct upv_dev *dev);
+void upv_disk_rescan(struct upv_disk *d);
+
+/* main.c */
+void upv_reset_soon(struct upv_dev *dev, unsigned long delay);
+
+/* sysfs.c */
+extern const struct attribute_group *upv_disk_groups[];
+extern const struct attribute_group *upv_dev_groups[];
+void upv_debugfs_add(struct upv_dev *dev);
+
+#endif

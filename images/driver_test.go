@@ -1,0 +1,68 @@
+// SPDX-License-Identifier: Apache-2.0
+
+package images_test
+
+import (
+	"context"
+	"os"
+	"strings"
+	"testing"
+
+	"github.com/uringpv/uringpv/guest"
+	"github.com/uringpv/uringpv/images"
+)
+
+// openCache opens the cache of Debian's packages that tests may fill.
+func openCache(t *testing.T) *images.Cache {
+	t.Helper()
+	dir := os.Getenv("URINGPV_TEST_CACHE")
+	if dir == "" {
+		t.Skip("URINGPV_TEST_CACHE names no directory for Debian's packages (make test-nested sets it)")
+	}
+	c, err := images.OpenCache(images.CacheOptions{Dir: dir, Report: t.Output()})
+	if err != nil {
+		t.Fatal(err)
+	}
+	return c
+}
+
+// driverKernels are the kernels that the driver is built for.
+func driverKernels() []string {
+	if os.Getenv("URINGPV_TEST_FULL") != "" {
+		return []string{"6.1", "6.1-generic", "6.12", "6.12-generic", "newest", "newest-generic"}
+	}
+	return []string{"6.1", "6.12", "newest"}
+}
+
+func TestDriverBuildsWithoutWarnings(t *testing.T) {
+	c := openCache(t)
+	for _, kernel := range driverKernels() {
+		t.Run(kernel, func(t *testing.T) {
+			m, err := c.BuildModule(context.Background(), kernel, guest.DriverName, guest.DriverSource())
+			if err != nil {
+				t.Fatal(err)
+			}
+			k, err := c.GetKernel(context.Background(), kernel)
+			if err != nil {
+				t.Fatal(err)
+			}
+			magic, err := images.ModuleInfo(m.Data, "vermagic")
+			if err != nil {
+				t.Fatal(err)
+			}
+			if !strings.HasPrefix(magic, k.Release+" ") {
+				t.Errorf("version magic %q, want that of %s", magic, k.Release)
+			}
+		})
+	}
+}
+
+func TestDriverWithAFaultDoesNotBuild(t *testing.T) {
+	c := openCache(t)
+	source := guest.DriverSource()
+	source["sysfs.c"] = append(source["sysfs.c"], "\nstatic int unused_function(void) { return 0; }\n"...)
+	_, err := c.BuildModule(context.Background(), "6.12", guest.DriverName, source)
+	if err == nil || !strings.Contains(err.Error(), "unused_function") {
+		t.Errorf("a warning is to be an error that shows it, not %v", err)
+	}
+}
