@@ -6,17 +6,12 @@ import (
 	"context"
 	"crypto/sha256"
 	"encoding/hex"
-	"errors"
 	"fmt"
-	"io/fs"
 	"maps"
 	"os"
-	"os/exec"
 	"path/filepath"
 	"slices"
 	"strings"
-
-	"github.com/uringpv/uringpv/images/debian"
 )
 
 // sourceSum identifies a module's source.
@@ -29,33 +24,17 @@ func sourceSum(source map[string][]byte) string {
 	return hex.EncodeToString(h.Sum(nil))
 }
 
-// BuildModule builds the module name.ko from source, files by their names, for the kernel that GetKernel
-// knows as kernelName, by the host's gcc and make against Debian's headers.
+// BuildModule builds the module name.ko from source, files by their names, for
+// the kernel that GetKernel knows as kernelName, with every warning an error.
 func (c *Cache) BuildModule(ctx context.Context, kernelName, name string, source map[string][]byte) (Module, error) {
-	k, err := c.GetKernel(ctx, kernelName)
+	k, err := c.kbuild(ctx, kernelName)
 	if err != nil {
 		return Module{}, err
 	}
-	headers, sum, err := c.headers(ctx, kernelName, k.Release)
-	if err != nil {
-		return Module{}, err
-	}
-	for _, tool := range []string{"make", "gcc"} {
-		if _, err := exec.LookPath(tool); err != nil {
-			return Module{}, fmt.Errorf("%s is not installed: the driver is built with make and gcc", tool)
-		}
-	}
-	dir, err := c.Made(ctx, name+"-"+kernelName, sum+sourceSum(source), func(dir string) error {
-		fmt.Fprintf(c.report, "building %s.ko for Linux %s\n", name, k.Release)
-		for file, data := range source {
-			if err := os.WriteFile(filepath.Join(dir, file), data, 0o644); err != nil {
-				return err
-			}
-		}
-		cmd := exec.CommandContext(ctx, "make", "-C", headers, "M="+dir, "modules", "W=1", "KCFLAGS=-Werror")
-		cmd.Env = append(os.Environ(), "LC_ALL=C", "MAKEFLAGS=", "MAKELEVEL=", "KBUILD_BUILD_TIMESTAMP=1970-01-01", "KBUILD_BUILD_USER=uringpv", "KBUILD_BUILD_HOST=uringpv")
-		if out, err := cmd.CombinedOutput(); err != nil {
-			return fmt.Errorf("build %s.ko for Linux %s: %w\n%s", name, k.Release, err, out)
+	dir, err := c.Made(ctx, name+"-"+kernelName, k.sum+sourceSum(source), func(dir string) error {
+		fmt.Fprintf(c.report, "building %s.ko for Linux %s\n", name, k.release)
+		if out, err := k.make(ctx, dir, source, "modules", "W=1", "KCFLAGS=-Werror"); err != nil {
+			return fmt.Errorf("build %s.ko for Linux %s: %w\n%s", name, k.release, err, out)
 		}
 		return nil
 	})
@@ -66,85 +45,38 @@ func (c *Cache) BuildModule(ctx context.Context, kernelName, name string, source
 	return Module{Name: moduleName(name), Data: data}, err
 }
 
-// headers is a directory against which modules for the kernel release build, and
-// what identifies it.
-func (c *Cache) headers(ctx context.Context, kernelName, release string) (dir, sum string, err error) {
-	series := kernelSeries[kernelName]
-	suite, err := c.Suite(ctx, series.Suite)
+// CheckModule runs sparse over a module's source and returns what it says of it,
+// line by line; what it says of the kernel's own headers is left out.
+func (c *Cache) CheckModule(ctx context.Context, kernelName string, source map[string][]byte) ([]string, error) {
+	k, err := c.kbuild(ctx, kernelName)
 	if err != nil {
-		return "", "", err
+		return nil, err
 	}
-	var names []string
-	for next := []string{series.Headers}; len(next) > 0; next = next[1:] {
-		deps, err := suite.Depends(ctx, next[0])
-		if err != nil {
-			return "", "", err
-		}
-		for _, d := range deps {
-			if hasAnyPrefix(d, "linux-headers-", "linux-kbuild-") && !slices.Contains(names, d) {
-				names, next = append(names, d), append(next, d)
-			}
-		}
-	}
-	packages, err := suite.Fetch(ctx, false, names...)
+	sparse, err := k.sparse(ctx)
 	if err != nil {
-		return "", "", err
+		return nil, err
 	}
-	sum = sums(packages)
-	root, err := c.Made(ctx, "headers-"+kernelName, sum, func(dir string) error {
-		fmt.Fprintf(c.report, "unpacking the headers of Linux %s\n", release)
-		return unpackHeaders(ctx, dir, packages)
-	})
+	dir, err := os.MkdirTemp("", "sparse-")
 	if err != nil {
-		return "", "", err
+		return nil, err
 	}
-	dir = filepath.Join(root, "usr/src/linux-headers-"+release)
-	if _, err := os.Stat(dir); err != nil {
-		return "", "", fmt.Errorf("the headers of %s are not those of Linux %s: %w", series.Headers, release, err)
-	}
-	return dir, sum, nil
-}
-
-// unpackHeaders unpacks header packages so that they work where they are: they
-// name each other by absolute paths below /usr.
-func unpackHeaders(ctx context.Context, dir string, packages []debian.Package) error {
-	for _, p := range packages {
-		if err := p.Unpack(ctx, dir); err != nil {
-			return err
-		}
-	}
-	return filepath.WalkDir(filepath.Join(dir, "usr/src"), func(path string, d fs.DirEntry, err error) error {
-		if err != nil {
-			return err
-		}
-		switch {
-		case d.Type()&fs.ModeSymlink != 0:
-			return relink(dir, path)
-		case d.Name() == "vmlinux" && strings.Count(strings.TrimPrefix(path, dir), "/") == 4:
-			// It feeds BTF only, which needs a tool that hosts may lack.
-			return os.Remove(path)
-		case d.Name() == "Makefile" && strings.Count(strings.TrimPrefix(path, dir), "/") == 4, d.Name() == ".kernelvariables":
-			b, err := os.ReadFile(path)
-			if err != nil {
-				return err
-			}
-			// Relative to where make runs, so that the directory may be moved.
-			text := strings.ReplaceAll(string(b), " /usr/src/", " $(dir $(lastword $(MAKEFILE_LIST)))../")
-			return os.WriteFile(path, []byte(text), 0o644)
-		}
-		return nil
-	})
-}
-
-// relink turns an absolute link at path, below root, into a relative one.
-func relink(root, path string) error {
-	target, err := os.Readlink(path)
-	if err != nil || !filepath.IsAbs(target) {
-		return err
-	}
-	rel, err := filepath.Rel(filepath.Dir(path), filepath.Join(root, target))
+	defer os.RemoveAll(dir)
+	out, err := k.make(ctx, dir, source, "modules", "C=2", "CHECK="+sparse)
 	if err != nil {
-		return err
+		return nil, fmt.Errorf("check by sparse for Linux %s: %w\n%s", k.release, err, out)
 	}
-	return errors.Join(os.Remove(path), os.Symlink(rel, path))
+	var said []string
+	checked := false
+	for line := range strings.Lines(string(out)) {
+		checked = checked || strings.Contains(line, " CHECK ")
+		file, rest, _ := strings.Cut(strings.TrimSpace(line), ":")
+		isWarning := strings.Contains(rest, " warning:") || strings.Contains(rest, " error:")
+		if _, ours := source[filepath.Base(file)]; ours && isWarning {
+			said = append(said, filepath.Base(file)+":"+rest)
+		}
+	}
+	if !checked {
+		return nil, fmt.Errorf("check by sparse for Linux %s: it was not run\n%s", k.release, out)
+	}
+	return said, nil
 }

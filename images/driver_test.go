@@ -5,6 +5,7 @@ package images_test
 import (
 	"context"
 	"os"
+	"slices"
 	"strings"
 	"testing"
 
@@ -64,5 +65,35 @@ func TestDriverWithAFaultDoesNotBuild(t *testing.T) {
 	_, err := c.BuildModule(context.Background(), "6.12", guest.DriverName, source)
 	if err == nil || !strings.Contains(err.Error(), "unused_function") {
 		t.Errorf("a warning is to be an error that shows it, not %v", err)
+	}
+}
+
+func TestSparseFindsNothingInTheDriver(t *testing.T) {
+	c := openCache(t)
+	for _, kernel := range []string{"6.1", "6.12"} { // the newest takes no sparse that Debian has
+		t.Run(kernel, func(t *testing.T) {
+			said, err := c.CheckModule(context.Background(), kernel, guest.DriverSource())
+			if err != nil {
+				t.Fatal(err)
+			}
+			for _, line := range said {
+				t.Error(line)
+			}
+		})
+	}
+}
+
+func TestSparseFindsAFault(t *testing.T) {
+	c := openCache(t)
+	source := guest.DriverSource()
+	source["sysfs.c"] = append(source["sysfs.c"], "\nstatic const __be32 upv_wrong = 1;\nu32 upv_exposed(void);\nu32 upv_exposed(void) { return upv_wrong; }\n"...)
+	said, err := c.CheckModule(context.Background(), "6.12", source)
+	if err != nil {
+		t.Fatal(err)
+	}
+	if !slices.ContainsFunc(said, func(s string) bool {
+		return strings.HasPrefix(s, "sysfs.c:") && strings.Contains(s, "different base types")
+	}) {
+		t.Errorf("sparse said %q", said)
 	}
 }

@@ -41,7 +41,7 @@ type GuestOptions struct {
 // Guest is a guest's initramfs, and the kernel that it belongs to.
 type Guest struct {
 	Kernel    *Kernel
-	Initramfs *Initramfs
+	Initramfs *Tree
 	Packages  []string // NAME VERSION SHA256, of what is in it
 }
 
@@ -52,7 +52,7 @@ func (c *Cache) BuildGuest(ctx context.Context, o GuestOptions) (*Guest, error) 
 	if err != nil {
 		return nil, err
 	}
-	g := &Guest{Kernel: k, Initramfs: NewInitramfs()}
+	g := &Guest{Kernel: k, Initramfs: NewTree()}
 	names, programs := guestPackages, guestPrograms
 	if o.Fio {
 		names, programs = concat(names, fioPackages), concat(programs, fioPrograms)

@@ -62,7 +62,7 @@ func (c *Cache) GetKernel(ctx context.Context, name string) (*Kernel, error) {
 		}
 		next = next[1:]
 		for _, d := range deps {
-			if hasAnyPrefix(d, "linux-image-", "linux-binary-", "linux-modules-") && !slices.Contains(names, d) {
+			if hasAnyPrefix(d, "linux-image-", "linux-binary-", "linux-modules-", "linux-base-") && !slices.Contains(names, d) {
 				names, next = append(names, d), append(next, d)
 			}
 		}

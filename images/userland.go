@@ -17,12 +17,12 @@ import (
 // Userland is the files of some packages, from which programs are taken with the
 // shared libraries that they need, and nothing else.
 type Userland struct {
-	all *Initramfs
+	all *Tree
 }
 
 // NewUserland reads packages.
 func NewUserland(ctx context.Context, packages []debian.Package) (*Userland, error) {
-	u := &Userland{NewInitramfs()}
+	u := &Userland{NewTree()}
 	for _, p := range packages {
 		if err := u.all.Package(ctx, p, func(string) bool { return true }); err != nil {
 			return nil, err
@@ -33,7 +33,7 @@ func NewUserland(ctx context.Context, packages []debian.Package) (*Userland, err
 
 // Take adds the files at names to i, links with what they lead to, programs with
 // their loader and libraries.
-func (u *Userland) Take(i *Initramfs, names ...string) error {
+func (u *Userland) Take(i *Tree, names ...string) error {
 	for _, name := range names {
 		if err := u.take(i, name, "the image"); err != nil {
 			return err
@@ -45,7 +45,7 @@ func (u *Userland) Take(i *Initramfs, names ...string) error {
 // libraryDirs is where the loader looks for libraries (ld.so(8)), on amd64.
 var libraryDirs = []string{"lib/x86_64-linux-gnu", "usr/lib/x86_64-linux-gnu", "lib", "usr/lib", "lib64"}
 
-func (u *Userland) take(i *Initramfs, name, by string) error {
+func (u *Userland) take(i *Tree, name, by string) error {
 	name = clean(name)
 	if i.Has(name) {
 		return nil

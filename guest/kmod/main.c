@@ -455,10 +455,8 @@ static struct pci_driver upv_driver = {
 	.probe = upv_probe,
 	.remove = upv_remove,
 	.shutdown = upv_shutdown,
-	.driver = {
-		.pm = pm_sleep_ptr(&upv_pm),
-		.dev_groups = upv_dev_groups,
-	},
+	.dev_groups = upv_dev_groups,
+	.driver.pm = pm_sleep_ptr(&upv_pm),
 };
 
 static int __init upv_init(void)

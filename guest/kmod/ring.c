@@ -296,7 +296,7 @@ static void upv_emit_rw(struct upv_ring *ring, struct request *rq, struct upv_ru
 	sqe->len = run->end - run->addr;
 	sqe->buf_index = run->buffer;
 	if (write && (rq->cmd_flags & REQ_FUA))
-		sqe->rw_flags = (__force __kernel_rwf_t)RWF_DSYNC;
+		sqe->rw_flags = (__force typeof(sqe->rw_flags))RWF_DSYNC;
 }
 
 static void upv_emit_flush(struct upv_ring *ring, struct request *rq)

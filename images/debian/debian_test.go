@@ -70,7 +70,7 @@ func TestNamesAreCleaned(t *testing.T) {
 	}
 	_ = w.Close()
 	var got []string
-	err := each(tar.NewReader(&b), func(e Entry) error {
+	err := entries(tar.NewReader(&b), func(e Entry) error {
 		c, err := io.ReadAll(e.Content)
 		got = append(got, e.Name+" "+e.Linkname+" "+string(c))
 		return err

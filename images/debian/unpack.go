@@ -23,9 +23,20 @@ type Entry struct {
 // Each calls f for every file of the package, in the archive's order. An error of
 // f's ends it.
 func (p Package) Each(ctx context.Context, f func(Entry) error) error {
+	return p.each(ctx, "--fsys-tarfile", f)
+}
+
+// EachControl does that for the package's control files: "control" (deb-control(5))
+// and the scripts and lists beside it.
+func (p Package) EachControl(ctx context.Context, f func(Entry) error) error {
+	return p.each(ctx, "--ctrl-tarfile", f)
+}
+
+// each is Each for the archive that dpkg-deb gives with option.
+func (p Package) each(ctx context.Context, option string, f func(Entry) error) error {
 	ctx, cancel := context.WithCancel(ctx)
 	defer cancel()
-	c := exec.CommandContext(ctx, "dpkg-deb", "--fsys-tarfile", p.Path)
+	c := exec.CommandContext(ctx, "dpkg-deb", option, p.Path)
 	var stderr bytes.Buffer
 	c.Stderr = &stderr
 	out, err := c.StdoutPipe()
@@ -35,7 +46,7 @@ func (p Package) Each(ctx context.Context, f func(Entry) error) error {
 	if err := c.Start(); err != nil {
 		return err
 	}
-	err = each(tar.NewReader(out), f)
+	err = entries(tar.NewReader(out), f)
 	if err != nil {
 		cancel()
 		_ = c.Wait()
@@ -43,12 +54,13 @@ func (p Package) Each(ctx context.Context, f func(Entry) error) error {
 	}
 	_, _ = io.Copy(io.Discard, out) // the archive's padding
 	if err := c.Wait(); err != nil {
-		return fmt.Errorf("dpkg-deb --fsys-tarfile %s: %w: %s", p.Path, err, lastLines(stderr.Bytes()))
+		return fmt.Errorf("dpkg-deb %s %s: %w: %s", option, p.Path, err, lastLines(stderr.Bytes()))
 	}
 	return nil
 }
 
-func each(r *tar.Reader, f func(Entry) error) error {
+// entries calls f for every file of an archive.
+func entries(r *tar.Reader, f func(Entry) error) error {
 	for {
 		h, err := r.Next()
 		if err == io.EOF {

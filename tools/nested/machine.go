@@ -108,7 +108,7 @@ func openMachine(dir string) (machine, error) {
 
 // baseInitrd is the machine's root file system: userland, modules, and init.
 func baseInitrd(ctx context.Context, k *images.Kernel, packages []debian.Package, init []byte) ([]byte, error) {
-	root := images.NewInitramfs()
+	root := images.NewTree()
 	userland, err := images.NewUserland(ctx, packages)
 	if err != nil {
 		return nil, err
@@ -143,7 +143,7 @@ func baseInitrd(ctx context.Context, k *images.Kernel, packages []debian.Package
 	root.File(modulesDir+"order", 0o644, []byte(order.String()))
 	// Not compressed: unpacking it would be the emulated CPU's work, each time.
 	var b bytes.Buffer
-	_, err = root.WriteTo(&b)
+	err = root.WriteCPIO(&b)
 	return b.Bytes(), err
 }
 

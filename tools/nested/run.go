@@ -191,16 +191,15 @@ func (r *run) writeInitrd(path, base string, args []string) (err error) {
 	if _, err := out.Write(make([]byte, -n&3)); err != nil { // archives begin at multiples of four
 		return err
 	}
-	payload := images.NewInitramfs()
+	payload := images.NewTree()
 	if err := r.fill(payload, args); err != nil {
 		return err
 	}
-	_, err = payload.WriteTo(out)
-	return err
+	return payload.WriteCPIO(out)
 }
 
 // fill adds the job and the files that it needs.
-func (r *run) fill(payload *images.Initramfs, args []string) error {
+func (r *run) fill(payload *images.Tree, args []string) error {
 	j := job{Args: append([]string{}, args...), TTY: r.tty, Disk: r.disk > 0}
 	program, err := exec.LookPath(args[0])
 	if err != nil {
@@ -243,7 +242,7 @@ func (r *run) fill(payload *images.Initramfs, args []string) error {
 }
 
 // addTree adds a file, or a directory with all that is in it.
-func addTree(payload *images.Initramfs, host, guest string) error {
+func addTree(payload *images.Tree, host, guest string) error {
 	return filepath.WalkDir(host, func(path string, d fs.DirEntry, err error) error {
 		if err != nil {
 			return err

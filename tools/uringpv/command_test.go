@@ -31,7 +31,13 @@ const markName = "URINGPV_TEST_MARK"
 // two longer than any of the tests should take.
 func newCommand(t *testing.T, args ...string) *command {
 	t.Helper()
-	ctx, cancel := context.WithTimeout(context.Background(), 3*time.Minute)
+	return newCommandFor(t, 3*time.Minute, args...)
+}
+
+// newCommandFor prepares a command that is killed after timeout.
+func newCommandFor(t *testing.T, timeout time.Duration, args ...string) *command {
+	t.Helper()
+	ctx, cancel := context.WithTimeout(context.Background(), timeout)
 	t.Cleanup(cancel)
 	c := &command{Cmd: exec.CommandContext(ctx, "uringpv", args...), t: t, tmp: t.TempDir()}
 	c.mark = fmt.Sprintf("%s=%d-%s", markName, os.Getpid(), filepath.Base(filepath.Dir(c.tmp)))

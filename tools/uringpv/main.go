@@ -88,7 +88,7 @@ SIGINT and SIGTERM. Results are on stdout, logs and errors on stderr.`,
 	root.SetVersionTemplate("{{.Version}}\n")
 	root.SetFlagErrorFunc(flagError)
 	root.CompletionOptions.SetDefaultShellCompDirective(cobra.ShellCompDirectiveNoFileComp)
-	root.AddCommand(newRunCommand(), newProbeCommand(), newBenchCommand(), newVersionCommand())
+	root.AddCommand(newRunCommand(), newProbeCommand(), newBenchCommand(), newImageCommand(), newVersionCommand())
 	for _, c := range root.Commands() {
 		c.Args = noArguments
 	}

@@ -1,0 +1,129 @@
+// SPDX-License-Identifier: Apache-2.0
+
+package images
+
+import (
+	"context"
+	"crypto/sha256"
+	"encoding/hex"
+	"errors"
+	"fmt"
+	"io"
+	"os"
+	"path/filepath"
+	"slices"
+	"strings"
+)
+
+// Names of the files that Build makes.
+const (
+	KernelFile    = "vmlinuz"
+	InitramfsFile = "initramfs.cpio"
+	RootFile      = "root.img"
+	ManifestFile  = "manifest.txt" // what is in the other files, and their checksums
+)
+
+// BuildOptions say what Build makes.
+type BuildOptions struct {
+	Kernel   string // see KernelNames
+	Fio, XFS bool   // in the initramfs
+	RootSize int64  // bytes of the root disk; 0: none
+}
+
+// Build makes a guest's files in the directory dir: kernel, initramfs, root disk
+// and manifest. The same packages and options give the same bytes. Files of the
+// same names are replaced, each when its successor is whole.
+func (c *Cache) Build(ctx context.Context, dir string, o BuildOptions) error {
+	if err := os.MkdirAll(dir, 0o755); err != nil {
+		return err
+	}
+	g, err := c.BuildGuest(ctx, GuestOptions{Kernel: o.Kernel, Fio: o.Fio, XFS: o.XFS})
+	if err != nil {
+		return err
+	}
+	lines := append([]string{"linux " + g.Kernel.Release}, g.Packages...)
+	makers := []struct {
+		name string
+		fill func(path string) error
+	}{
+		{KernelFile, func(path string) error { return copyFile(path, g.Kernel.Image) }},
+		{InitramfsFile, func(path string) error { return writeFile(path, g.Initramfs.WriteCPIO) }},
+	}
+	if o.RootSize > 0 {
+		root, packages, err := c.RootTree(ctx)
+		if err != nil {
+			return err
+		}
+		lines = append(lines, packages...)
+		makers = append(makers, struct {
+			name string
+			fill func(path string) error
+		}{RootFile, func(path string) error { return c.makeExt4(ctx, path, o.RootSize, root) }})
+	}
+	slices.Sort(lines)
+	lines = slices.Compact(lines)
+	for _, m := range makers {
+		fmt.Fprintf(c.report, "writing %s\n", filepath.Join(dir, m.name))
+		sum, err := replace(ctx, filepath.Join(dir, m.name), m.fill)
+		if err != nil {
+			return err
+		}
+		lines = append(lines, sum+"  "+m.name)
+	}
+	_, err = replace(ctx, filepath.Join(dir, ManifestFile), func(path string) error {
+		return os.WriteFile(path, []byte(strings.Join(lines, "\n")+"\n"), 0o644)
+	})
+	return err
+}
+
+// replace has fill make the file path under another name, and puts it there when
+// it is whole. It returns the file's SHA-256.
+func replace(ctx context.Context, path string, fill func(path string) error) (sum string, err error) {
+	part := path + ".part"
+	defer func() {
+		if err != nil {
+			if e := os.Remove(part); e != nil && !errors.Is(e, os.ErrNotExist) {
+				err = errors.Join(err, e)
+			}
+		}
+	}()
+	if err := fill(part); err != nil {
+		return "", err
+	}
+	if ctx.Err() != nil {
+		return "", context.Cause(ctx)
+	}
+	f, err := os.Open(part)
+	if err != nil {
+		return "", err
+	}
+	defer f.Close()
+	h := sha256.New()
+	if _, err := io.Copy(h, f); err != nil {
+		return "", err
+	}
+	return hex.EncodeToString(h.Sum(nil)), os.Rename(part, path)
+}
+
+// writeFile has write fill the file path.
+func writeFile(path string, write func(io.Writer) error) (err error) {
+	f, err := os.Create(path)
+	if err != nil {
+		return err
+	}
+	defer func() { err = errors.Join(err, f.Close()) }()
+	return write(f)
+}
+
+// copyFile copies a file's content.
+func copyFile(to, from string) error {
+	in, err := os.Open(from)
+	if err != nil {
+		return err
+	}
+	defer in.Close()
+	return writeFile(to, func(w io.Writer) error {
+		_, err := io.Copy(w, in)
+		return err
+	})
+}

@@ -1,0 +1,83 @@
+// SPDX-License-Identifier: Apache-2.0
+
+package images
+
+import (
+	"context"
+	"fmt"
+	"os"
+	"os/exec"
+	"path/filepath"
+	"slices"
+)
+
+// e2fsprogs is where mke2fs comes from: the first version that fills a file
+// system from a tar archive, and so without root, is Debian 13's.
+const e2fsprogsSuite = "trixie"
+
+var e2fsprogs = []string{"e2fsprogs", "libarchive13t64"}
+
+// fixedUUID is the root disk's, so that the same files give the same bytes.
+const fixedUUID = "75767072-6f6f-4000-8000-000000000001"
+
+// makeExt4 makes the file path an ext4 file system of size bytes with tree's
+// files.
+func (c *Cache) makeExt4(ctx context.Context, path string, size int64, tree *Tree) (err error) {
+	tools, err := c.program(ctx, "mke2fs", e2fsprogsSuite, e2fsprogs)
+	if err != nil {
+		return err
+	}
+	tar := path + ".tar"
+	if err := writeFile(tar, tree.WriteTar); err != nil {
+		return err
+	}
+	defer os.Remove(tar)
+	f, err := os.Create(path)
+	if err != nil {
+		return err
+	}
+	if err := f.Truncate(size); err != nil {
+		f.Close()
+		return err
+	}
+	if err := f.Close(); err != nil {
+		return err
+	}
+	cmd := tools.command(ctx, "usr/sbin/mke2fs", "-q", "-F", "-t", "ext4", "-d", tar,
+		"-L", "root", "-U", fixedUUID, "-E", "hash_seed="+fixedUUID+",root_owner=0:0,lazy_itable_init=0,lazy_journal_init=0,nodiscard", path)
+	cmd.Env = append(cmd.Env, "SOURCE_DATE_EPOCH=0", "E2FSPROGS_FAKE_TIME=1", "MKE2FS_CONFIG="+filepath.Join(tools.dir, "etc/mke2fs.conf"))
+	if out, err := cmd.CombinedOutput(); err != nil {
+		return fmt.Errorf("mke2fs %s, %d bytes: %w: %s", path, size, err, out)
+	}
+	return nil
+}
+
+// programs are unpacked packages of one suite whose programs run on the host, by
+// their own loader and libraries.
+type programs struct{ dir string }
+
+// program gets packages with all that they depend on.
+func (c *Cache) program(ctx context.Context, name, suiteName string, packages []string) (*programs, error) {
+	suite, err := c.Suite(ctx, suiteName)
+	if err != nil {
+		return nil, err
+	}
+	all, err := suite.Fetch(ctx, true, packages...)
+	if err != nil {
+		return nil, err
+	}
+	dir, err := c.Unpacked(ctx, name, all)
+	if err != nil {
+		return nil, err
+	}
+	return &programs{dir}, nil
+}
+
+// command is the program name with args, in the environment of the C locale.
+func (p *programs) command(ctx context.Context, name string, args ...string) *exec.Cmd {
+	loader := filepath.Join(p.dir, "usr/lib/x86_64-linux-gnu/ld-linux-x86-64.so.2")
+	libraries := filepath.Join(p.dir, "usr/lib/x86_64-linux-gnu")
+	cmd := exec.CommandContext(ctx, loader, slices.Concat([]string{"--library-path", libraries, filepath.Join(p.dir, name)}, args)...)
+	cmd.Env = []string{"LC_ALL=C", "PATH=/usr/sbin:/usr/bin:/sbin:/bin"}
+	return cmd
+}

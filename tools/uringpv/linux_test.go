@@ -1,0 +1,211 @@
+// SPDX-License-Identifier: Apache-2.0
+
+package main
+
+import (
+	"fmt"
+	"io"
+	"os"
+	"path/filepath"
+	"regexp"
+	"slices"
+	"strconv"
+	"strings"
+	"testing"
+	"time"
+
+	"github.com/uringpv/uringpv/images"
+	"github.com/uringpv/uringpv/internal/testutil"
+	"github.com/uringpv/uringpv/vmm"
+)
+
+// guestFiles is a Linux guest as `uringpv image build` makes it.
+type guestFiles struct {
+	name string // the kernel's
+	dir  string
+}
+
+func (g guestFiles) path(name string) string { return filepath.Join(g.dir, name) }
+
+// linuxGuests are the guests to test with: the directories in
+// URINGPV_TEST_GUESTS, which make test-nested fills.
+func linuxGuests(t *testing.T) []guestFiles {
+	t.Helper()
+	testutil.NeedKVM(t)
+	testutil.NeedIOUring(t)
+	dir := os.Getenv("URINGPV_TEST_GUESTS")
+	if dir == "" {
+		t.Skip("NOT TESTED: URINGPV_TEST_GUESTS names no directory with Linux guests (make test-nested sets it)")
+	}
+	if err := vmm.CheckLinux(); err != nil {
+		t.Fatalf("this host's KVM is to run the guests of URINGPV_TEST_GUESTS: %v", err)
+	}
+	entries, err := os.ReadDir(dir)
+	if err != nil {
+		t.Fatal(err)
+	}
+	var guests []guestFiles
+	for _, e := range entries {
+		guests = append(guests, guestFiles{e.Name(), filepath.Join(dir, e.Name())})
+	}
+	if len(guests) == 0 {
+		t.Fatalf("%s has no guest in it", dir)
+	}
+	return guests
+}
+
+// linuxRun is one life of a Linux guest.
+type linuxRun struct {
+	guest   guestFiles
+	cpus    int
+	memory  string
+	backend string   // "": relay
+	disks   []string // files
+	options string   // of every disk
+	cmdline string
+	args    []string // of uringpv run
+	script  string   // what /run does in the guest; "": no /run
+	files   map[string]string
+	stdin   string
+	timeout time.Duration
+}
+
+// prepare makes the command, with an initramfs of the guest's and the script.
+func (r linuxRun) prepare(t *testing.T) *command {
+	t.Helper()
+	initrd := filepath.Join(t.TempDir(), "initrd")
+	out, err := os.Create(initrd)
+	if err != nil {
+		t.Fatal(err)
+	}
+	defer out.Close()
+	in, err := os.Open(r.guest.path(images.InitramfsFile))
+	if err != nil {
+		t.Fatal(err)
+	}
+	defer in.Close()
+	if _, err := io.Copy(out, in); err != nil {
+		t.Fatal(err)
+	}
+	extra := images.NewTree()
+	if r.script != "" {
+		extra.File("run", 0o755, []byte("#!/bin/sh\n"+r.script))
+	}
+	for name, data := range r.files {
+		extra.File(name, 0o755, []byte(data))
+	}
+	if err := extra.WriteCPIO(out); err != nil {
+		t.Fatal(err)
+	}
+	args := []string{"run", "--kernel", r.guest.path(images.KernelFile), "--initrd", initrd, "--cpus", strconv.Itoa(max(r.cpus, 1))}
+	if r.memory != "" {
+		args = append(args, "--memory", r.memory)
+	}
+	backend := r.backend
+	if backend == "" {
+		backend = "relay"
+	}
+	for _, d := range r.disks {
+		spec := d + ",backend=" + backend
+		if r.options != "" {
+			spec += "," + r.options
+		}
+		args = append(args, "--disk", spec)
+	}
+	cmdline := strings.TrimSpace("quiet loglevel=5 " + r.cmdline)
+	args = append(args, "--cmdline", cmdline)
+	if r.timeout == 0 {
+		r.timeout = 3 * time.Minute
+	}
+	c := newCommandFor(t, r.timeout, slices.Concat(args, r.args)...)
+	if r.stdin != "" {
+		c.Stdin = strings.NewReader(r.stdin)
+	}
+	return c
+}
+
+// trouble is what a kernel says when something is wrong with it or a driver.
+var trouble = regexp.MustCompile(`(?m)^.*(\bBUG\b|WARNING:|Oops|INFO: task|possible recursive locking|inconsistent lock state|circular locking|Call Trace|general protection|blocked for more than).*$`)
+
+// scan looks for trouble on a guest's console.
+func scan(t *testing.T, console string) {
+	t.Helper()
+	for _, line := range trouble.FindAllString(console, 20) {
+		if strings.Contains(line, "/hw-vuln/") {
+			continue // the emulated CPU's, told at the start
+		}
+		t.Errorf("the guest's console says: %s", line)
+	}
+}
+
+// run runs the guest to its end, and checks that the script ended with status 0
+// and the run too. It returns the console.
+func (r linuxRun) run(t *testing.T) string {
+	t.Helper()
+	c := r.prepare(t)
+	status := c.finish()
+	console := c.stdout.String()
+	scan(t, console)
+	if r.script != "" && !strings.Contains(console, "init: run: exit 0") {
+		t.Errorf("the guest's script did not end well")
+	}
+	if status != 0 {
+		t.Errorf("exit status %d: %s", status, &c.stderr)
+	}
+	if t.Failed() {
+		t.Logf("console:\n%s\nstderr:\n%s", console, &c.stderr)
+	}
+	return console
+}
+
+// image makes a file of size bytes for a disk, without blocks.
+func image(t *testing.T, size int64) string {
+	t.Helper()
+	path := filepath.Join(t.TempDir(), "disk.img")
+	f, err := os.Create(path)
+	if err != nil {
+		t.Fatal(err)
+	}
+	defer f.Close()
+	if err := f.Truncate(size); err != nil {
+		t.Fatal(err)
+	}
+	return path
+}
+
+// eachLinux runs f for every guest kernel, backend and number of vCPUs.
+func eachLinux(t *testing.T, cpus []int, f func(t *testing.T, r linuxRun)) {
+	guests := linuxGuests(t)
+	for _, g := range guests {
+		for _, b := range workingBackends(t) {
+			for _, n := range cpus {
+				t.Run(fmt.Sprintf("%s/%s/%d", g.name, b, n), func(t *testing.T) {
+					f(t, linuxRun{guest: g, backend: b, cpus: n})
+				})
+			}
+		}
+	}
+}
+
+func TestLinuxFindsItsDisk(t *testing.T) {
+	eachLinux(t, []int{1, 4}, func(t *testing.T, r linuxRun) {
+		r.disks = []string{image(t, 64<<20)}
+		r.script = `set -e
+			lsblk -b /dev/upv0
+			test "$(cat /sys/block/upv0/size)" = 131072
+			cat /sys/block/upv0/serial /sys/block/upv0/host_name /sys/bus/pci/drivers/uringpv/0*/uringpv/*s
+			dd if=/dev/urandom of=/tmp/data bs=1M count=4
+			dd if=/tmp/data of=/dev/upv0 bs=1M oflag=direct
+			dd if=/dev/upv0 of=/tmp/back bs=1M count=4 iflag=direct
+			cmp /tmp/data /tmp/back
+			cat /sys/kernel/debug/uringpv-*/rings
+			nproc`
+		console := r.run(t)
+		if !strings.Contains(console, "\n"+strconv.Itoa(r.cpus)+"\r\n") {
+			t.Errorf("not %d CPUs:\n%s", r.cpus, console)
+		}
+		if testing.Verbose() {
+			t.Log(console)
+		}
+	})
+}
