@@ -192,7 +192,8 @@ static int upv_disk_add(struct upv_dev *dev, unsigned int file)
 	lim.logical_block_size = block;
 	lim.physical_block_size = max(block, 4096u);
 	lim.max_hw_sectors = upv_params.max_sectors_kb << 1;
-	lim.max_segments = upv_params.max_segments;
+	/* One more than half a ring has SQEs for could be cut at a buffer's end. */
+	lim.max_segments = clamp(dev->rings[0].sq_entries / 2 - 1, 1u, upv_params.max_segments);
 	lim.max_segment_size = SZ_1G - PAGE_SIZE;
 	if (dev->can_fallocate && !(d->info.flags & URINGPV_FILE_READONLY)) {
 		lim.max_hw_discard_sectors = SZ_1G >> SECTOR_SHIFT;

@@ -85,6 +85,9 @@ func initialise() (int, error) {
 		}
 		env = append(env, "TMPDIR=/disk")
 	}
+	if err := linkImages(j.Images); err != nil {
+		return 0, err
+	}
 	return execute(&j, env)
 }
 
@@ -113,14 +116,46 @@ func loadModules() error {
 	return nil
 }
 
-// scratch makes the file system at /disk.
-func scratch() error {
-	const dev = "/dev/nvme0n1"
-	for range 100 { // the driver probes in the background
-		if _, err := os.Stat(dev); err == nil {
-			break
+// diskOf waits for the NVMe disk with a serial number, and returns its device.
+func diskOf(serial string) (string, error) {
+	for range 200 { // the driver probes in the background
+		found, err := filepath.Glob("/sys/block/nvme*n1/device/serial")
+		if err != nil {
+			return "", err
+		}
+		for _, path := range found {
+			b, err := os.ReadFile(path)
+			if err == nil && strings.TrimSpace(string(b)) == serial {
+				return "/dev/" + strings.Split(path, "/")[3], nil
+			}
 		}
 		unix.Nanosleep(&unix.Timespec{Nsec: 50e6}, nil)
+	}
+	return "", fmt.Errorf("there is no disk with the serial number %s", serial)
+}
+
+// linkImages gives the disks of images their names.
+func linkImages(names []string) error {
+	for i, name := range names {
+		dev, err := diskOf(fmt.Sprintf("image%d", i))
+		if err != nil {
+			return err
+		}
+		if err := os.MkdirAll("/"+imagesDir, 0o755); err != nil {
+			return err
+		}
+		if err := os.Symlink(dev, "/"+imagesDir+"/"+name); err != nil {
+			return err
+		}
+	}
+	return nil
+}
+
+// scratch makes the file system at /disk.
+func scratch() error {
+	dev, err := diskOf("scratch")
+	if err != nil {
+		return err
 	}
 	if out, err := exec.Command("mkfs.ext4", "-q", "-F", "-E", "lazy_itable_init=1,lazy_journal_init=1,nodiscard", dev).CombinedOutput(); err != nil {
 		return fmt.Errorf("mkfs.ext4 %s: %w: %s", dev, err, out)

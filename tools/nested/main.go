@@ -124,6 +124,7 @@ Environment variables that begin with REQUIRE_ or URINGPV_ are passed on.`,
 	f.DurationVar(&r.timeout, "timeout", 10*time.Minute, "end the machine after this time")
 	f.IntVar(&r.disk, "disk", 4096, "size of the scratch disk in MiB, an ext4 on NVMe at /disk; 0: none")
 	f.StringArrayVar(&r.put, "put", nil, "HOST[:GUEST]: put a file or directory into the machine, at the same path if GUEST is left out; repeatable")
+	f.StringArrayVar(&r.images, "image", nil, "FILE: give the machine a disk with this content, /images/NAME; what it writes there is lost; repeatable")
 	f.BoolVar(&r.tty, "tty", false, "give the program the terminal")
 	f.BoolVarP(&r.verbose, "verbose", "v", false, "show the machine's console on stderr")
 	return cmd

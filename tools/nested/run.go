@@ -30,6 +30,7 @@ type run struct {
 	disk    int // MiB
 	timeout time.Duration
 	put     []string
+	images  []string
 	tty     bool
 	verbose bool
 
@@ -42,6 +43,7 @@ const (
 	jobPath     = "nested/job.json"
 	programPath = "nested/program"
 	workDir     = "work"
+	imagesDir   = "images"
 )
 
 // job is what init is to do.
@@ -50,6 +52,9 @@ type job struct {
 	Env  []string
 	TTY  bool
 	Disk bool
+
+	Images []string // names in imagesDir of disks with the serial numbers image0, image1, ...
+
 	Rows int
 	Cols int
 }
@@ -76,6 +81,17 @@ func (r *run) run(ctx context.Context, args []string) (status int, err error) {
 			return 0, err
 		}
 		qemu = append(qemu, "-drive", "file="+path+",if=none,id=n0,format=raw,discard=unmap,cache=unsafe", "-device", "nvme,drive=n0,serial=scratch")
+	}
+	for i, path := range r.images {
+		path, err := filepath.Abs(path)
+		if err != nil {
+			return 0, err
+		}
+		if strings.Contains(path, ",") {
+			return 0, fmt.Errorf("--image %s: a comma in the path", path)
+		}
+		qemu = append(qemu, "-drive", fmt.Sprintf("file=%s,if=none,id=i%d,format=raw,snapshot=on,cache=unsafe", path, i),
+			"-device", fmt.Sprintf("nvme,drive=i%d,serial=image%d", i, i))
 	}
 	ctx, cancel := context.WithTimeoutCause(ctx, r.timeout, errTimeout)
 	defer cancel()
@@ -218,6 +234,9 @@ func (r *run) fill(payload *images.Tree, args []string) error {
 		}
 	}
 	j.Env = append(j.Env, "URINGPV_NESTED=1")
+	for _, path := range r.images {
+		j.Images = append(j.Images, filepath.Base(path))
+	}
 	payload.Dir(workDir)
 	if _, err := os.Stat("testdata"); err == nil {
 		if err := addTree(payload, "testdata", workDir+"/testdata"); err != nil {

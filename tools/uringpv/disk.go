@@ -59,7 +59,7 @@ func (d diskSpec) shown() string {
 }
 
 func defaultDisk() diskSpec {
-	return diskSpec{Backend: backendAuto, Entries: 256, SQPoll: true, SQPollCPU: -1}
+	return diskSpec{Backend: backendAuto, Entries: 1024, SQPoll: true, SQPollCPU: -1}
 }
 
 // defaultRings is how many rings a built-in guest's device has.
@@ -133,7 +133,7 @@ var diskKeys = map[string]diskKey{
 		get: func(d diskSpec) string { return strconv.Itoa(d.Rings) },
 	},
 	"entries": {
-		hint: "N", doc: "entries of a ring, at most; a power of two (default 256)",
+		hint: "N", doc: "entries of a ring, at most; a power of two (default 1024)",
 		set: func(d *diskSpec, v string) error {
 			n, err := parseCount(v, 1, maxEntries)
 			if err != nil || n&(n-1) != 0 {

@@ -52,7 +52,7 @@ func newImageBuildCommand() *cobra.Command {
 Packages come from the mirrors that this host's apt uses (or --mirror), are checked
 by their checksums and kept in a cache. The same packages give the same bytes.`,
 		Example: `  uringpv image build --out guest
-  uringpv run --kernel guest/vmlinuz --initrd guest/initramfs.cpio --disk guest/root.img --root root.img`,
+  uringpv run --kernel guest/vmlinuz --initrd guest/initramfs.cpio --disk guest/root.img --root disk0`,
 		RunE: func(cmd *cobra.Command, _ []string) error { return o.run(cmd) },
 	}
 	f := cmd.Flags()
@@ -92,7 +92,7 @@ func (o *imageOptions) run(cmd *cobra.Command) error {
 	at := func(name string) string { return filepath.Join(o.out, name) }
 	line := fmt.Sprintf("uringpv run --kernel %s --initrd %s", at(images.KernelFile), at(images.InitramfsFile))
 	if !o.noRoot {
-		line += fmt.Sprintf(" --disk %s --root %s", at(images.RootFile), images.RootFile)
+		line += fmt.Sprintf(" --disk %s --root disk0", at(images.RootFile))
 	}
 	_, err = fmt.Fprintf(cmd.OutOrStdout(), "boot it: %s\n", line)
 	return err

@@ -21,7 +21,7 @@ import (
 // linuxOptions are the flags of `uringpv run` that boot a Linux kernel.
 type linuxOptions struct {
 	kernel  string
-	initrd  string
+	initrds []string
 	cmdline string
 	root    string
 }
@@ -36,7 +36,7 @@ const baseCmdline = "console=ttyS0 panic=-1"
 // given says whether one of the flags was given, and which first.
 func (o *linuxOptions) given() (flag string, ok bool) {
 	for _, f := range []struct{ name, value string }{
-		{"--kernel", o.kernel}, {"--initrd", o.initrd}, {"--cmdline", o.cmdline}, {"--root", o.root},
+		{"--kernel", o.kernel}, {"--initrd", strings.Join(o.initrds, " ")}, {"--cmdline", o.cmdline}, {"--root", o.root},
 	} {
 		if f.value != "" {
 			return f.name, true
@@ -127,21 +127,12 @@ func (o *runOptions) runLinux(ctx context.Context, disks []diskSpec, stdin io.Re
 	if guest.Kernel, err = os.ReadFile(o.linux.kernel); err != nil {
 		return fmt.Errorf("--kernel: %w", err)
 	}
-	if o.linux.initrd != "" {
-		f, err := os.Open(o.linux.initrd)
-		if err != nil {
-			return fmt.Errorf("--initrd: %w", err)
-		}
-		defer f.Close()
-		info, err := f.Stat()
-		if err != nil {
-			return fmt.Errorf("--initrd: %w", err)
-		}
-		if !info.Mode().IsRegular() || info.Size() == 0 {
-			return fmt.Errorf("--initrd %s: must be a file that is not empty", o.linux.initrd)
-		}
-		guest.Initrd, guest.InitrdSize = f, info.Size()
+	initrd, err := openInitrd(o.linux.initrds)
+	if err != nil {
+		return err
 	}
+	defer initrd.Close()
+	guest.Initrd, guest.InitrdSize = initrd, initrd.size
 	var devices []vmm.DeviceConfig
 	var opened []*disk.Disk
 	defer func() {

@@ -3,9 +3,12 @@
 package main
 
 import (
+	"bytes"
+	"errors"
 	"fmt"
 	"io"
 	"os"
+	"os/exec"
 	"path/filepath"
 	"regexp"
 	"slices"
@@ -70,23 +73,15 @@ type linuxRun struct {
 	timeout time.Duration
 }
 
-// prepare makes the command, with an initramfs of the guest's and the script.
+// prepare makes the command; the script comes in an initramfs of its own.
 func (r linuxRun) prepare(t *testing.T) *command {
 	t.Helper()
-	initrd := filepath.Join(t.TempDir(), "initrd")
+	initrd := filepath.Join(t.TempDir(), "extra.cpio")
 	out, err := os.Create(initrd)
 	if err != nil {
 		t.Fatal(err)
 	}
 	defer out.Close()
-	in, err := os.Open(r.guest.path(images.InitramfsFile))
-	if err != nil {
-		t.Fatal(err)
-	}
-	defer in.Close()
-	if _, err := io.Copy(out, in); err != nil {
-		t.Fatal(err)
-	}
 	extra := images.NewTree()
 	if r.script != "" {
 		extra.File("run", 0o755, []byte("#!/bin/sh\n"+r.script))
@@ -97,7 +92,7 @@ func (r linuxRun) prepare(t *testing.T) *command {
 	if err := extra.WriteCPIO(out); err != nil {
 		t.Fatal(err)
 	}
-	args := []string{"run", "--kernel", r.guest.path(images.KernelFile), "--initrd", initrd, "--cpus", strconv.Itoa(max(r.cpus, 1))}
+	args := []string{"run", "--kernel", r.guest.path(images.KernelFile), "--initrd", r.guest.path(images.InitramfsFile), "--initrd", initrd, "--cpus", strconv.Itoa(max(r.cpus, 1))}
 	if r.memory != "" {
 		args = append(args, "--memory", r.memory)
 	}
@@ -158,6 +153,42 @@ func (r linuxRun) run(t *testing.T) string {
 	return console
 }
 
+// copySparse copies a disk's content to the file to, without blocks of zeros.
+func copySparse(t *testing.T, to, from string) {
+	t.Helper()
+	in, err := os.Open(from)
+	if err != nil {
+		t.Fatal(err)
+	}
+	defer in.Close()
+	out, err := os.Create(to)
+	if err != nil {
+		t.Fatal(err)
+	}
+	defer out.Close()
+	b := make([]byte, 1<<20)
+	zeros := make([]byte, len(b))
+	var off int64
+	for {
+		n, err := io.ReadFull(in, b)
+		if !bytes.Equal(b[:n], zeros[:n]) {
+			if _, err := out.WriteAt(b[:n], off); err != nil {
+				t.Fatal(err)
+			}
+		}
+		off += int64(n)
+		if err == io.EOF || err == io.ErrUnexpectedEOF {
+			break
+		}
+		if err != nil {
+			t.Fatal(err)
+		}
+	}
+	if err := out.Truncate(off); err != nil {
+		t.Fatal(err)
+	}
+}
+
 // image makes a file of size bytes for a disk, without blocks.
 func image(t *testing.T, size int64) string {
 	t.Helper()
@@ -208,4 +239,19 @@ func TestLinuxFindsItsDisk(t *testing.T) {
 			t.Log(console)
 		}
 	})
+}
+
+// output is what a command of the host's writes, and its exit status.
+func output(t *testing.T, name string, args ...string) (string, int) {
+	t.Helper()
+	out, err := exec.Command(name, args...).CombinedOutput()
+	var exit *exec.ExitError
+	if err != nil && !errors.As(err, &exit) {
+		t.Fatalf("%s: %v", name, err)
+	}
+	status := 0
+	if exit != nil {
+		status = exit.ExitCode()
+	}
+	return string(out), status
 }

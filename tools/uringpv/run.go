@@ -97,7 +97,7 @@ A comma in a path is written twice. Unknown keys are errors.`,
 	f := cmd.Flags()
 	f.Var(&o.guest, "guest", "what to run: selftest or checksum")
 	f.StringVar(&o.linux.kernel, "kernel", "", "a Linux kernel to boot: vmlinuz or ELF vmlinux")
-	f.StringVar(&o.linux.initrd, "initrd", "", "its initramfs")
+	f.StringArrayVar(&o.linux.initrds, "initrd", nil, "its initramfs; repeatable, each one adds to those before it")
 	f.StringVar(&o.linux.cmdline, "cmdline", "", "words for the kernel's command line, behind \""+baseCmdline+"\"")
 	f.StringVar(&o.linux.root, "root", "", "the id of the disk that holds the guest's root file system")
 	f.Var(&o.disks, "disk", "a disk for the guest, see above; repeatable")

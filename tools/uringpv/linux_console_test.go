@@ -1,0 +1,122 @@
+// SPDX-License-Identifier: Apache-2.0
+
+package main
+
+import (
+	"os"
+	"os/exec"
+	"strings"
+	"testing"
+	"time"
+)
+
+// anyLinux is a guest for what does not depend on the kernel.
+func anyLinux(t *testing.T) linuxRun {
+	t.Helper()
+	return linuxRun{guest: linuxGuests(t)[0]}
+}
+
+func TestLinuxPowerOffAndRebootAreSuccess(t *testing.T) {
+	for _, how := range []string{"poweroff -f", "reboot -f"} {
+		r := anyLinux(t)
+		r.script = "echo bye; " + how + "; sleep 100"
+		c := r.prepare(t)
+		if status := c.finish(); status != 0 || !strings.Contains(c.stdout.String(), "bye") {
+			t.Errorf("%s: exit status %d:\n%s\n%s", how, status, &c.stdout, &c.stderr)
+		}
+		scan(t, c.stdout.String())
+	}
+}
+
+func TestLinuxPanicIsAFailureWithTheLastLines(t *testing.T) {
+	r := anyLinux(t)
+	r.script = "echo 1 >/proc/sys/kernel/sysrq; echo the last words; echo c >/proc/sysrq-trigger; sleep 100"
+	c := r.prepare(t)
+	if status := c.finish(); status != 1 {
+		t.Errorf("exit status %d, want 1", status)
+	}
+	stderr := c.stderr.String()
+	if !strings.Contains(stderr, "the guest's kernel panicked") || !strings.Contains(stderr, "Kernel panic - not syncing") {
+		t.Errorf("stderr: %s", stderr)
+	}
+	if !strings.Contains(c.stdout.String(), "the last words") {
+		t.Errorf("console: %s", &c.stdout)
+	}
+}
+
+// A pipe is a console too, in both directions, and the shell's end is the guest's.
+func TestLinuxShellOnAPipe(t *testing.T) {
+	s := anyLinux(t).startSession(t)
+	s.expect("a shell")
+	s.expect("# ")
+	s.send("echo sum $((40 + 2)); sleep 1; exit")
+	s.expect("sum 42")
+	if status, console := s.end(); status != 0 {
+		t.Errorf("exit status %d\n%s", status, console)
+	}
+}
+
+// Nobody closes a guest's console: the end of stdin is no end of the guest.
+func TestLinuxGoesOnWithoutInput(t *testing.T) {
+	r := anyLinux(t)
+	r.script = "sleep 2; echo still there"
+	if console := r.run(t); !strings.Contains(console, "still there") {
+		t.Errorf("console: %s", console)
+	}
+}
+
+func TestLinuxWithMoreThan4GiB(t *testing.T) {
+	r := anyLinux(t)
+	r.memory, r.cpus = "5G", 2
+	r.disks = []string{image(t, 64<<20)}
+	// Reads land in memory on both sides of the hole below 4 GiB: a file in memory
+	// that takes most of it would take too long to fill, so the buffers are where
+	// the kernel puts them, which begins at the top.
+	r.script = `set -e
+		test "$(awk '/MemTotal/ { print $2 }' /proc/meminfo)" -gt 4800000
+		dd if=/dev/urandom of=/tmp/data bs=1M count=16
+		dd if=/tmp/data of=/dev/upv0 bs=1M oflag=direct
+		echo 3 >/proc/sys/vm/drop_caches
+		dd if=/dev/upv0 bs=1M count=16 | cmp - /tmp/data`
+	r.run(t)
+}
+
+// The Debian root disk that image build makes, to its login prompt and back.
+func TestLinuxRootDiskToALogin(t *testing.T) {
+	eachLinux(t, []int{1, 4}, func(t *testing.T, r linuxRun) {
+		root := os.Getenv("URINGPV_TEST_ROOT")
+		if root == "" {
+			t.Skip("NOT TESTED: URINGPV_TEST_ROOT names no root disk (make test-nested sets it)")
+		}
+		disk := image(t, 1)
+		copySparse(t, disk, root)
+		r.disks = []string{disk}
+		r.args = []string{"--root", "disk0"}
+		s := r.startSession(t)
+		s.expect("debian login: ")
+		s.send("root")
+		s.expect("# ")
+		s.send("echo root is $(findmnt -n -o SOURCE,FSTYPE,OPTIONS /); cat /etc/debian_version; echo kept >/root/file")
+		s.expect("root is /dev/upv0 ext4 rw")
+		s.expect("# ")
+		s.send("poweroff")
+		if status, console := s.end(); status != 0 {
+			t.Errorf("exit status %d\n%s", status, console)
+		}
+		fsckOnHost(t, disk)
+		if out, err := exec.Command("debugfs", "-R", "cat /root/file", disk).Output(); err != nil || string(out) != "kept\n" {
+			t.Errorf("on the host the file has %q, %v", out, err)
+		}
+	})
+}
+
+// fsckOnHost checks the ext4 file system on an image with the host's e2fsck.
+func fsckOnHost(t *testing.T, path string) {
+	t.Helper()
+	start := time.Now()
+	out, err := exec.Command("e2fsck", "-fn", path).CombinedOutput()
+	if err != nil {
+		t.Errorf("e2fsck -fn on the host: %v\n%s", err, out)
+	}
+	t.Logf("e2fsck on the host took %v", time.Since(start).Round(time.Millisecond))
+}

@@ -1,0 +1,366 @@
+// SPDX-License-Identifier: Apache-2.0
+
+package main
+
+import (
+	"fmt"
+	"os"
+	"regexp"
+	"strconv"
+	"strings"
+	"syscall"
+	"testing"
+	"time"
+
+	"golang.org/x/sys/unix"
+)
+
+// full says whether the whole matrix is to be tested.
+func full() bool { return os.Getenv("URINGPV_TEST_FULL") != "" }
+
+// amount is the work for CI, or for the whole matrix.
+func amount(ci, whole int) int {
+	if full() {
+		return whole
+	}
+	return ci
+}
+
+// allocated is how many bytes of a file have blocks.
+func allocated(t *testing.T, path string) int64 {
+	t.Helper()
+	var st unix.Stat_t
+	if err := unix.Stat(path, &st); err != nil {
+		t.Fatal(err)
+	}
+	return st.Blocks * 512
+}
+
+func TestLinuxVerifiedIO(t *testing.T) {
+	eachLinux(t, []int{2}, func(t *testing.T, r linuxRun) {
+		r.disks = []string{image(t, 256<<20)}
+		r.memory = "1G"
+		r.timeout = time.Duration(amount(10, 60)) * time.Minute
+		depths := "1 64"
+		if full() {
+			depths = "1 4 16 64"
+		}
+		r.script = fmt.Sprintf(`
+			status=0
+			for direct in 1 0; do
+				for engine in io_uring libaio psync; do
+					for depth in %s; do
+						[ $engine = psync ] && [ $depth != 1 ] && continue
+						fio --name=v --filename=/dev/upv0 --rw=randrw --bsrange=4k-256k --verify=crc32c --verify_fatal=1 \
+							--ioengine=$engine --direct=$direct --iodepth=$depth --numjobs=2 --size=%dM --offset_increment=64M \
+							--cpus_allowed=0-1 --cpus_allowed_policy=split --randseed=$depth --end_fsync=1 >/tmp/log 2>&1 ||
+							{ cat /tmp/log; status=1; }
+						echo "fio $engine direct=$direct depth=$depth: $(grep -c 'err= 0' /tmp/log) jobs without an error"
+					done
+				done
+			done
+			cat /sys/kernel/debug/uringpv-*/rings
+			exit $status`, depths, amount(4, 32))
+		console := r.run(t)
+		want := amount(10, 18)
+		if n := strings.Count(console, ": 2 jobs without an error"); n != want {
+			t.Errorf("%d of %d fio runs without an error\n%s", n, want, console)
+		}
+		// Two jobs on two CPUs are to be two queues' work.
+		for _, ring := range []string{"0", "1"} {
+			m := regexp.MustCompile(`(?m)^` + ring + ` \d+ 0x\d+ (\d+) `).FindStringSubmatch(console)
+			if m == nil {
+				t.Fatalf("no counters of ring %s\n%s", ring, console)
+			}
+			if n, _ := strconv.Atoi(m[1]); n < 100 {
+				t.Errorf("ring %s took %d SQEs", ring, n)
+			}
+		}
+	})
+}
+
+func TestLinuxFileSystems(t *testing.T) {
+	eachLinux(t, []int{2}, func(t *testing.T, r linuxRun) {
+		ext4, xfs := image(t, int64(amount(256, 3072))<<20), image(t, 512<<20)
+		r.disks = []string{ext4, xfs}
+		r.timeout = time.Duration(amount(6, 60)) * time.Minute
+		// The tree: directories of files of many sizes, as a kernel's source has them.
+		r.files = map[string]string{"tree": `
+			dir=$1 dirs=$2 files=$3
+			d=0
+			while [ $d -lt $dirs ]; do
+				mkdir -p $dir/$d
+				f=0
+				while [ $f -lt $files ]; do
+					head -c $(((d * 7919 + f * 104729) % 40000)) /lib/modules/uringpv.ko >$dir/$d/$f
+					f=$((f + 1))
+				done
+				d=$((d + 1))
+			done`}
+		r.script = fmt.Sprintf(`set -e
+			mkdir -p /mnt/e /mnt/x /tmp/tree
+			sh /tree /tmp/tree 20 %d
+			mkfs.ext4 -q /dev/upv0
+			mount /dev/upv0 /mnt/e
+			i=0
+			while [ $i -lt %d ]; do cp -r /tmp/tree /mnt/e/$i; i=$((i + 1)); done
+			sync
+			echo 3 >/proc/sys/vm/drop_caches
+			diff -r /tmp/tree /mnt/e/0
+			(cd /mnt/e && find . -type f | wc -l)
+			umount /mnt/e
+			e2fsck -fn /dev/upv0
+			mkfs.xfs -q /dev/upv1
+			mount /dev/upv1 /mnt/x
+			cp -r /tmp/tree /mnt/x/tree
+			umount /mnt/x
+			mount /dev/upv1 /mnt/x
+			diff -r /tmp/tree /mnt/x/tree
+			umount /mnt/x
+			xfs_repair -n /dev/upv1`, amount(25, 100), amount(2, 40))
+		r.run(t)
+		fsckOnHost(t, ext4)
+	})
+}
+
+func TestLinuxDiscardAndWriteZeroes(t *testing.T) {
+	eachLinux(t, []int{1}, func(t *testing.T, r linuxRun) {
+		path := image(t, 64<<20)
+		r.disks = []string{path}
+		s := linuxRun{guest: r.guest, backend: r.backend, disks: r.disks, script: `set -e
+			dd if=/dev/urandom of=/dev/upv0 bs=1M count=64 oflag=direct
+			echo full; read x
+			blkdiscard -o 8M -l 40M /dev/upv0
+			dd if=/dev/upv0 bs=1M skip=8 count=40 iflag=direct | cmp -n 41943040 - /dev/zero
+			echo discarded; read x
+			dd if=/dev/upv0 of=/tmp/a bs=1M count=1 iflag=direct
+			tr '\0' x </tmp/a | cmp -n 1048576 - /tmp/a | head -n 1
+			blkdiscard -z -o 0 -l 4M /dev/upv0
+			dd if=/dev/upv0 bs=1M count=4 iflag=direct | cmp -n 4194304 - /dev/zero
+			mkfs.ext4 -q -E nodiscard /dev/upv0
+			mount /dev/upv0 /mnt
+			dd if=/dev/urandom of=/mnt/f bs=1M count=40
+			sync
+			echo filled; read x
+			rm /mnt/f
+			sync
+			fstrim -v /mnt
+			umount /mnt
+			e2fsck -fn /dev/upv0
+			echo trimmed; read x`}.startSession(t)
+		sizes := map[string]int64{}
+		for _, at := range []string{"full", "discarded", "filled", "trimmed"} {
+			s.expect("\n" + at + "\r\n")
+			sizes[at] = allocated(t, path)
+			s.send("go")
+		}
+		status, console := s.end()
+		if status != 0 || !strings.Contains(console, "init: run: exit 0") {
+			t.Errorf("exit status %d\n%s", status, console)
+		}
+		t.Logf("allocated bytes: %v", sizes)
+		if sizes["full"] < 64<<20 || sizes["discarded"] > sizes["full"]-40<<20 {
+			t.Errorf("blkdiscard of 40 MiB: allocated bytes %v", sizes)
+		}
+		if sizes["trimmed"] > sizes["filled"]-36<<20 {
+			t.Errorf("fstrim after the removal of 40 MiB: allocated bytes %v", sizes)
+		}
+		fsckOnHost(t, path)
+	})
+}
+
+func TestLinuxReadOnlyDisk(t *testing.T) {
+	r := anyLinux(t)
+	r.disks, r.options = []string{image(t, 16<<20)}, "readonly=on,id=S123"
+	r.script = `set -e
+		test "$(cat /sys/block/upv0/ro)" = 1
+		test "$(cat /sys/block/upv0/serial)" = S123
+		! dd if=/dev/zero of=/dev/upv0 bs=4k count=1 oflag=direct
+		! blkdiscard /dev/upv0
+		dd if=/dev/upv0 of=/dev/null bs=1M count=16`
+	r.run(t)
+}
+
+func TestLinuxLoadsAndUnloadsTheDriver(t *testing.T) {
+	eachLinux(t, []int{2}, func(t *testing.T, r linuxRun) {
+		r.disks = []string{image(t, 32<<20)}
+		r.timeout = 10 * time.Minute
+		r.script = fmt.Sprintf(`set -e
+			cycle() {
+				dd if=/dev/zero of=/dev/upv0 bs=64k count=8 oflag=direct 2>/dev/null
+				dd if=/dev/upv0 of=/dev/null bs=4k count=64 iflag=direct 2>/dev/null
+				rmmod uringpv
+				insmod /lib/modules/uringpv.ko
+				udevadm settle 2>/dev/null || true
+			}
+			unreclaimable() { sync; echo 3 >/proc/sys/vm/drop_caches; awk '/SUnreclaim|VmallocUsed|Percpu/ { n += $2 } END { print n }' /proc/meminfo; }
+			i=0; while [ $i -lt 10 ]; do cycle; i=$((i + 1)); done
+			sleep 1; before=$(unreclaimable)
+			while [ $i -lt %d ]; do cycle; i=$((i + 1)); done
+			sleep 1; after=$(unreclaimable)
+			echo "after 10 cycles $before KiB, after $i $after KiB"
+			test $((after - before)) -lt 1500
+			dev=$(basename /sys/bus/pci/drivers/uringpv/0*)
+			for k in 1 2 3; do
+				echo 1 >/sys/bus/pci/devices/$dev/remove
+				test ! -e /dev/upv0
+				echo 1 >/sys/bus/pci/rescan
+				sleep 0.2
+				dd if=/dev/upv0 of=/dev/null bs=4k count=64 iflag=direct
+			done
+			dmesg | grep -ci 'leak' && exit 1
+			exit 0`, amount(30, 60))
+		r.run(t)
+	})
+}
+
+func TestLinuxResetLosesNothing(t *testing.T) {
+	eachLinux(t, []int{2}, func(t *testing.T, r linuxRun) {
+		r.disks = []string{image(t, 128<<20)}
+		r.timeout = 6 * time.Minute
+		r.script = fmt.Sprintf(`
+			(while [ ! -e /tmp/done ]; do echo 1 >/sys/bus/pci/drivers/uringpv/0*/uringpv/reset; sleep 0.1; done) &
+			fio --name=v --filename=/dev/upv0 --rw=randwrite --bs=4k --verify=crc32c --verify_fatal=1 --ioengine=io_uring --direct=1 \
+				--iodepth=32 --numjobs=2 --size=%dM --offset_increment=64M --fsync=64 >/tmp/log 2>&1
+			status=$?
+			[ $status = 0 ] || cat /tmp/log
+			touch /tmp/done; wait
+			echo "resets $(cat /sys/bus/pci/drivers/uringpv/0*/uringpv/resets)"
+			exit $status`, amount(8, 48))
+		console := r.run(t)
+		m := regexp.MustCompile(`(?m)^resets (\d+)\r?$`).FindStringSubmatch(console)
+		if m == nil {
+			t.Fatalf("no count of resets\n%s", console)
+		}
+		if n, _ := strconv.Atoi(m[1]); n < 5 {
+			t.Errorf("%d resets", n)
+		}
+	})
+}
+
+func TestLinuxPolledQueues(t *testing.T) {
+	eachLinux(t, []int{2}, func(t *testing.T, r linuxRun) {
+		r.disks, r.options = []string{image(t, 64<<20)}, "rings=4"
+		r.cmdline = "uringpv.poll_queues=1"
+		r.script = `
+			fio --name=v --filename=/dev/upv0 --rw=randrw --bs=4k --verify=crc32c --verify_fatal=1 --ioengine=io_uring --hipri --direct=1 \
+				--iodepth=8 --size=4M >/tmp/log 2>&1
+			status=$?
+			[ $status = 0 ] || cat /tmp/log
+			cat /sys/kernel/debug/uringpv-*/rings
+			exit $status`
+		console := r.run(t)
+		m := regexp.MustCompile(`(?m)^2 -1 0x\d+ (\d+) `).FindStringSubmatch(console)
+		if m == nil || m[1] == "0" {
+			t.Errorf("the polled ring took nothing\n%s", console)
+		}
+	})
+}
+
+func TestLinuxSeesACapacityChange(t *testing.T) {
+	eachLinux(t, []int{1}, func(t *testing.T, r linuxRun) {
+		path := image(t, 16<<20)
+		r.disks = []string{path}
+		r.script = `size() { cat /sys/block/upv0/size; }
+			echo ready
+			until [ "$(size)" = 65536 ]; do sleep 0.1; done
+			echo seen; read x
+			echo 1 >/sys/block/upv0/rescan
+			[ "$(size)" = 32768 ]`
+		s := r.startSession(t)
+		s.expect("ready\r\n")
+		for _, size := range []int64{32 << 20, 16 << 20} {
+			if err := os.Truncate(path, size); err != nil {
+				t.Fatal(err)
+			}
+			if size == 32<<20 {
+				s.expect("seen\r\n")
+			}
+		}
+		s.send("go")
+		if status, console := s.end(); status != 0 || !strings.Contains(console, "init: run: exit 0") {
+			t.Errorf("exit status %d\n%s", status, console)
+		}
+	})
+}
+
+// SIGKILL of the monitor at any moment: what the guest was told is on the disk is
+// in the host's file, and the file system recovers.
+func TestLinuxAcknowledgedWritesSurviveTheMonitor(t *testing.T) {
+	eachLinux(t, []int{2}, func(t *testing.T, r linuxRun) {
+		rounds := amount(3, 30)
+		if r.guest.name != "6.12" {
+			rounds = min(rounds, 5) // what survives is the host's business
+		}
+		path := image(t, 64<<20)
+		r.disks = []string{path}
+		r.script = `
+			blkid /dev/upv0 || mkfs.ext4 -q /dev/upv0
+			mount /dev/upv0 /mnt || exit 1
+			cat /mnt/* >/dev/null
+			n=$(ls /mnt | grep -c record)
+			while :; do
+				echo "record $n of the writer" >/mnt/record$n
+				sync /mnt/record$n && sync /mnt && echo "ack $n."
+				n=$((n + 1))
+			done`
+		acked := regexp.MustCompile(`ack (\d+)\.`)
+		most := -1
+		for round := range rounds {
+			s := r.startSession(t)
+			s.expect("ack ")
+			time.Sleep(time.Duration(round*97%1500) * time.Millisecond)
+			if err := s.Process.Signal(syscall.SIGKILL); err != nil {
+				t.Fatal(err)
+			}
+			_ = s.Wait()
+			console := s.text()
+			scan(t, console)
+			before := most
+			for _, m := range acked.FindAllStringSubmatch(console, -1) {
+				n, _ := strconv.Atoi(m[1])
+				most = max(most, n)
+			}
+			if most <= before {
+				t.Fatalf("round %d acknowledged nothing\n%s", round, console)
+			}
+			checkRecords(t, path, most)
+			if t.Failed() {
+				t.Fatalf("in round %d\n%s", round, console)
+			}
+		}
+		t.Logf("%d rounds, %d acknowledged writes", rounds, most+1)
+	})
+}
+
+// checkRecords lets a copy of the image recover and looks for records 0 to most.
+func checkRecords(t *testing.T, path string, most int) {
+	t.Helper()
+	copied := image(t, 1)
+	command := func(ok func(status int) bool, name string, args ...string) string {
+		out, status := output(t, name, args...)
+		if !ok(status) {
+			t.Errorf("%s %v: status %d\n%s", name, args, status, out)
+		}
+		return out
+	}
+	zero := func(s int) bool { return s == 0 }
+	copySparse(t, copied, path)
+	// 1: the journal was replayed or something small corrected; more is damage.
+	command(func(s int) bool { return s <= 1 }, "e2fsck", "-fy", copied)
+	fsckOnHost(t, copied)
+	script := new(strings.Builder)
+	for n := range most + 1 {
+		fmt.Fprintf(script, "cat /record%d\n", n)
+	}
+	commands := copied + ".commands"
+	if err := os.WriteFile(commands, []byte(script.String()), 0o600); err != nil {
+		t.Fatal(err)
+	}
+	got := command(zero, "debugfs", "-f", commands, copied)
+	for n := range most + 1 {
+		if !strings.Contains(got, fmt.Sprintf("record %d of the writer\n", n)) {
+			t.Errorf("record %d was acknowledged and is not on the disk", n)
+		}
+	}
+}
