@@ -18,9 +18,9 @@ var guestInit []byte
 
 // What a guest's initramfs has besides the kernel's modules and the driver.
 var (
-	guestPackages = []string{"busybox-static", "e2fsprogs", "util-linux", "mount", "fdisk"}
+	guestPackages = []string{"bash", "busybox-static", "dash", "e2fsprogs", "util-linux", "mount", "fdisk"}
 	guestPrograms = []string{
-		"bin/busybox", "sbin/mke2fs", "sbin/mkfs.ext4", "sbin/e2fsck", "sbin/fsck.ext4", "sbin/debugfs", "sbin/tune2fs", "sbin/resize2fs", "etc/mke2fs.conf",
+		"bin/bash", "bin/busybox", "bin/dash", "sbin/mke2fs", "sbin/mkfs.ext4", "sbin/e2fsck", "sbin/fsck.ext4", "sbin/debugfs", "sbin/tune2fs", "sbin/resize2fs", "etc/mke2fs.conf",
 		"bin/lsblk", "sbin/blkdiscard", "sbin/blockdev", "sbin/blkid", "sbin/fstrim", "bin/mount", "bin/umount", "bin/findmnt", "usr/bin/taskset",
 		"sbin/sfdisk", "sbin/losetup", "sbin/blkzone",
 	}
@@ -75,7 +75,7 @@ func (c *Cache) BuildGuest(ctx context.Context, o GuestOptions) (*Guest, error) 
 	if err := u.Take(g.Initramfs, programs...); err != nil {
 		return nil, err
 	}
-	g.Initramfs.Link("bin/sh", "busybox")
+	g.Initramfs.Link("bin/sh", "dash") // busybox' own shell takes its applets before programs
 	g.Initramfs.File("init", 0o755, guestInit)
 	g.Initramfs.File("etc/passwd", 0o644, []byte("root:x:0:0:root:/:/bin/sh\n"))
 	g.Initramfs.File("etc/group", 0o644, []byte("root:x:0:\n"))

@@ -97,6 +97,8 @@ func (c *Cache) RootTree(ctx context.Context) (*Tree, []string, error) {
 	for _, d := range []string{"dev", "proc", "sys", "run", "tmp", "mnt", "root", "home"} {
 		t.Dir(d)
 	}
+	t.Dir("etc/inittab.d")
+	t.Link("etc/mtab", "../proc/self/mounts")
 	t.add("tmp", node{mode: fs.ModeDir | fs.ModeSticky | 0o777})
 	return t, made, nil
 }
@@ -187,7 +189,7 @@ func (i *Tree) accounts() error {
 			if user == "root" {
 				password = ""
 			}
-			fmt.Fprintf(&shadow, "%s:%s:0:0:99999:7:::\n", user, password)
+			fmt.Fprintf(&shadow, "%s:%s::0:99999:7:::\n", user, password)
 		}
 		i.add("etc/shadow", node{mode: 0o640, gid: shadowGroup, data: []byte(shadow.String())})
 	}

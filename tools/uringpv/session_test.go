@@ -77,7 +77,7 @@ func (s *session) text() string {
 }
 
 // expectTime is how long expect waits: an emulated machine is slow.
-const expectTime = 2 * time.Minute
+const expectTime = time.Minute
 
 // expect waits until the console says what, behind what it said at the last
 // expect.
