@@ -9,6 +9,7 @@ import (
 	"golang.org/x/sys/unix"
 
 	"github.com/uringpv/uringpv/device/uringpv/abi"
+	"github.com/uringpv/uringpv/hostring"
 	"github.com/uringpv/uringpv/memmap"
 )
 
@@ -188,6 +189,9 @@ func (d *Device) fileInfo(index uint32, _ []byte) ([]byte, error) {
 	}
 	if f.BlockDevice {
 		info.Flags |= abi.FileBlockdev
+	}
+	if f.Poll && d.policy.SetupFlags&hostring.SetupIOPoll != 0 {
+		info.Flags |= abi.FilePoll
 	}
 	if f.Direct {
 		info.Flags |= abi.FileDirect

@@ -163,11 +163,11 @@ func TestIdentify(t *testing.T) {
 	g, f := newGuest(t, memmap.MinRAM)
 	got, errno := devicetest.Get[abi.Identity](g, abi.CmdIdentify, 0)
 	want := abi.Identity{
-		Version: 0x10000, Backend: abi.BackendRelay, AddrBase: uint64(g.Memory.Base()),
+		Version: 0x10001, Backend: abi.BackendRelay, AddrBase: uint64(g.Memory.Base()),
 		NumRings: 4, NumVectors: 4, NumFiles: 3, NumBuffers: 1,
 		MaxSQEntries: 256, MaxCQEntries: 512,
 		SetupFlags: f.caps.SetupFlags, RingFeatures: f.caps.Features, SQEFlags: uint32(f.caps.SQEFlags), SQEFlagsRequired: uint32(f.caps.SQEFlagsRequired),
-		MaxRingFiles: 8, MaxRingBuffers: 16, Opcodes: f.caps.Opcodes,
+		MaxRingFiles: 8, MaxRingBuffers: 16, Opcodes: f.caps.Opcodes, OpcodesExtra: f.caps.Extra,
 	}
 	copy(want.Name[:], "disk0")
 	if errno != 0 || got != want {

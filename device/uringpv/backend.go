@@ -172,6 +172,7 @@ type File struct {
 
 	ReadOnly    bool // the descriptor is open for reading only
 	Direct      bool // O_DIRECT: DIOMemAlign and DIOOffsetAlign apply
+	Poll        bool // rings with IORING_SETUP_IOPOLL may read and write it
 	BlockDevice bool // a block device: writes at its end give ENOSPC, no EFBIG
 
 	BlockSize      uint32 // logical block size in bytes, a power of two

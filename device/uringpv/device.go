@@ -138,7 +138,7 @@ func New(c Config) (_ *Device, err error) {
 			c.Memory.Layout().Size()>>20, len(d.buffers), c.Backend.Kind(), caps.MaxBuffers)
 	}
 	if !c.SQPoll {
-		d.policy.SetupFlags &^= hostring.SetupSQPoll
+		d.policy.SetupFlags &^= hostring.SetupSQPoll | hostring.SetupIOPoll
 	}
 	if d.log == nil {
 		d.log = slog.New(slog.DiscardHandler)

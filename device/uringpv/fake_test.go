@@ -47,8 +47,9 @@ func fakeCaps() uringpv.Capabilities {
 			Opcodes:          abi.OpcodesOf(hostring.OpNop, hostring.OpFsync, hostring.OpReadFixed, hostring.OpWriteFixed),
 			SQEFlags:         hostring.SQEFixedFile | hostring.SQEAsync,
 			SQEFlagsRequired: hostring.SQEFixedFile,
-			SetupFlags:       hostring.SetupSQPoll | hostring.SetupCQSize | hostring.SetupClamp | hostring.SetupNoSQArray,
+			SetupFlags:       hostring.SetupSQPoll | hostring.SetupIOPoll | hostring.SetupCQSize | hostring.SetupClamp | hostring.SetupNoSQArray,
 		},
+		Extra:      abi.OpcodesOf(hostring.OpFallocate),
 		Features:   hostring.FeatSingleMmap | hostring.FeatNodrop,
 		MaxEntries: 4096,
 		MaxFiles:   8,
@@ -120,7 +121,8 @@ func (f *fake) checkSpec(s *uringpv.RingSpec) {
 	if !powerOfTwo(s.SQEntries) || !powerOfTwo(s.CQEntries) || s.SQEntries > f.caps.MaxEntries || s.CQEntries < s.SQEntries || s.CQEntries > 2*f.caps.MaxEntries {
 		f.breakf("%d SQ entries, %d CQ entries", s.SQEntries, s.CQEntries)
 	}
-	if s.Policy.Opcodes.Empty() || !s.Policy.Opcodes.SubsetOf(&f.caps.Opcodes) || s.Policy.SQEFlags&^f.caps.SQEFlags != 0 ||
+	all := f.caps.Opcodes.Union(&f.caps.Extra)
+	if s.Policy.Opcodes.Empty() || !s.Policy.Opcodes.SubsetOf(&all) || s.Policy.SQEFlags&^f.caps.SQEFlags != 0 ||
 		f.caps.SQEFlagsRequired&^s.Policy.SQEFlagsRequired != 0 || s.Policy.SetupFlags&^f.caps.SetupFlags != 0 || s.Flags&^s.Policy.SetupFlags != 0 {
 		f.breakf("flags %#x, policy %+v", s.Flags, s.Policy)
 	}

@@ -67,6 +67,9 @@ func (d *Device) checkParams(c *checkedSetup, p *abi.Params) error {
 	if bad := p.Flags &^ d.policy.SetupFlags; bad != 0 {
 		return guestErrorf(unix.EINVAL, "setup flags %#x: the device allows %#x", p.Flags, d.policy.SetupFlags)
 	}
+	if p.Flags&(hostring.SetupIOPoll|hostring.SetupSQPoll) == hostring.SetupIOPoll {
+		return guestErrorf(unix.EINVAL, "IORING_SETUP_IOPOLL without IORING_SETUP_SQPOLL: nobody would look for completions")
+	}
 	c.Flags = p.Flags
 	clamp := p.Flags&hostring.SetupClamp != 0
 

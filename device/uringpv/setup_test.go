@@ -50,7 +50,7 @@ func TestSetupRefuses(t *testing.T) {
 		{"too many CQ entries", unix.EINVAL, func(s *abi.RingSetup) { s.Params.Flags, s.Params.CQEntries = hostring.SetupCQSize, 513 }},
 		{"fewer CQ entries than SQ entries", unix.EINVAL, func(s *abi.RingSetup) { s.Params.Flags, s.Params.CQEntries = hostring.SetupCQSize, 4 }},
 		{"no SQ entries, clamped", unix.EINVAL, func(s *abi.RingSetup) { s.Params.Flags, s.Params.SQEntries = hostring.SetupClamp, 0 }},
-		{"setup flag not offered", unix.EINVAL, func(s *abi.RingSetup) { s.Params.Flags = hostring.SetupIOPoll }},
+		{"setup flag not offered", unix.EINVAL, func(s *abi.RingSetup) { s.Params.Flags = hostring.SetupSubmitAll }},
 		{"NO_MMAP", unix.EINVAL, func(s *abi.RingSetup) { s.Params.Flags = hostring.SetupNoMmap }},
 		{"setup flag unknown", unix.EINVAL, func(s *abi.RingSetup) { s.Params.Flags = 1 << 31 }},
 		{"sq_thread_cpu", unix.EINVAL, func(s *abi.RingSetup) { s.Params.SQThreadCPU = 1 }},
@@ -293,4 +293,35 @@ func TestHostsRefusalLeavesNoRing(t *testing.T) {
 	}
 	f.newRing = nil
 	setUp(t, g, 0)
+}
+
+func TestExtraOpcodesAreForRingsThatNameThem(t *testing.T) {
+	g, f := newGuest(t, memmap.MinRAM)
+	for i, tt := range []struct{ named, want abi.Opcodes }{
+		{abi.Opcodes{}, f.caps.Opcodes},
+		{abi.OpcodesOf(hostring.OpFallocate), abi.OpcodesOf(hostring.OpFallocate)},
+		{abi.OpcodesOf(hostring.OpNop, hostring.OpFallocate), abi.OpcodesOf(hostring.OpNop, hostring.OpFallocate)},
+	} {
+		s, _ := devicetest.RingAt(0x10000+memmap.Addr(i)*0x4000, 8)
+		s.Opcodes = tt.named
+		if _, errno := g.Setup(uint32(i), s); errno != 0 {
+			t.Fatalf("opcodes %v: %v", tt.named.List(), errno)
+		}
+		if got := f.specs[i].Policy.Opcodes; got != tt.want {
+			t.Errorf("opcodes %v: the ring has %v, want %v", tt.named.List(), got.List(), tt.want.List())
+		}
+	}
+}
+
+func TestIOPollNeedsSQPoll(t *testing.T) {
+	g, f := newGuest(t, memmap.MinRAM)
+	s, _ := devicetest.RingAt(0x10000, 8)
+	s.Params.Flags = hostring.SetupIOPoll
+	if _, errno := g.Setup(0, s); errno != unix.EINVAL {
+		t.Errorf("IOPOLL alone: %v", errno)
+	}
+	s.Params.Flags |= hostring.SetupSQPoll
+	if _, errno := g.Setup(0, s); errno != 0 || f.specs[0].Flags != s.Params.Flags {
+		t.Errorf("with SQPOLL: %v", errno)
+	}
 }

@@ -33,7 +33,7 @@ var layers = []layer{
 	// What runs in guests knows the contract and nothing of the monitor.
 	{prefix: "guest", may: []string{"device/uringpv/abi", "internal"}},
 	{prefix: "images", may: []string{"guest", "device/uringpv/abi", "internal"}},
-	{prefix: "tools", may: []string{"vmm", "guest", "images", "device/uringpv/relay", "device/uringpv/passthrough", "device/uringpv", "device/uringpv/abi", "hostring", "memmap", "internal"}},
+	{prefix: "tools", may: []string{"vmm", "guest", "images", "device/uringpv/mixed", "device/uringpv/relay", "device/uringpv/passthrough", "device/uringpv", "device/uringpv/abi", "hostring", "memmap", "internal"}},
 }
 
 // layerOf returns the layer that owns the package at path, relative to the

@@ -74,7 +74,8 @@ func (r *run) run(ctx context.Context, args []string) (status int, err error) {
 	if err := r.writeInitrd(initrd, m.Initrd, args); err != nil {
 		return 0, err
 	}
-	qemu := r.qemu(m, initrd)
+	log := filepath.Join(tmp, "log")
+	qemu := append(r.qemu(m, initrd), "-d", "guest_errors,cpu_reset", "-D", log)
 	if r.disk > 0 {
 		path := filepath.Join(tmp, "disk")
 		if err := sparse(path, int64(r.disk)<<20); err != nil {
@@ -95,13 +96,13 @@ func (r *run) run(ctx context.Context, args []string) (status int, err error) {
 	}
 	ctx, cancel := context.WithTimeoutCause(ctx, r.timeout, errTimeout)
 	defer cancel()
-	return r.boot(ctx, m, qemu)
+	return r.boot(ctx, m, qemu, log)
 }
 
 var errTimeout = errors.New("timeout")
 
 // boot runs QEMU and waits for what init reports.
-func (r *run) boot(ctx context.Context, m machine, qemu []string) (int, error) {
+func (r *run) boot(ctx context.Context, m machine, qemu []string, log string) (int, error) {
 	cmd := exec.CommandContext(ctx, qemu[0], qemu[1:]...)
 	cmd.Cancel = func() error { return cmd.Process.Signal(syscall.SIGKILL) }
 	// A process group of its own: Ctrl-C is for this program to act on.
@@ -161,9 +162,19 @@ func (r *run) boot(ctx context.Context, m machine, qemu []string) (int, error) {
 		fail.code = 130
 		fail.err = errors.New("interrupted")
 	default:
-		fail.err = fmt.Errorf("the machine (kernel %s) ended without a result (%v); its console:\n%s", m.Series, err, console)
+		fail.err = fmt.Errorf("the machine (kernel %s) ended without a result (%v); its console:\n%s\nQEMU's log:\n%s", m.Series, err, console, lastLines(log, 40))
 	}
 	return 0, fail
+}
+
+// lastLines is the end of a file.
+func lastLines(path string, n int) string {
+	b, err := os.ReadFile(path)
+	if err != nil {
+		return err.Error()
+	}
+	lines := strings.SplitAfter(string(b), "\n")
+	return strings.Join(lines[max(0, len(lines)-n):], "")
 }
 
 // parseStatus reads what init reported.

@@ -35,6 +35,7 @@ type Disk struct {
 	lock     int // refers to the open file that holds the lock; equal to fd or a duplicate
 	readOnly bool
 	direct   bool
+	poll     bool // I/O with IORING_SETUP_IOPOLL works
 	block    bool
 
 	blockSize, memAlign, offsetAlign uint32
@@ -84,6 +85,9 @@ func OpenDisk(path string, o Options) (_ *Disk, err error) {
 	}
 	if err := d.measure(); err != nil {
 		return nil, err
+	}
+	if d.direct {
+		d.poll = polls(d.fd, int(max(d.blockSize, d.offsetAlign)))
 	}
 	size, err := d.Size()
 	switch {
@@ -282,6 +286,7 @@ func (d *Disk) File() uringpv.File {
 		Size:           d.Size,
 		ReadOnly:       d.readOnly,
 		Direct:         d.direct,
+		Poll:           d.poll,
 		BlockDevice:    d.block,
 		BlockSize:      d.blockSize,
 		DIOMemAlign:    d.memAlign,

@@ -3,10 +3,14 @@
 package mixed
 
 import (
+	"fmt"
+
 	"github.com/hashicorp/go-multierror"
+	"golang.org/x/sys/unix"
 
 	"github.com/uringpv/uringpv/device/uringpv"
 	"github.com/uringpv/uringpv/device/uringpv/abi"
+	"github.com/uringpv/uringpv/hostring"
 )
 
 // Backend is a fast backend with a second one behind it.
@@ -14,7 +18,8 @@ type Backend struct {
 	fast, second uringpv.Backend
 	has          abi.Opcodes // the fast one's
 	caps         uringpv.Capabilities
-	flags        uint8 // IOSQE_* that the second one allows
+	flags        uint8  // IOSQE_* that the second one allows
+	setup        uint32 // IORING_SETUP_* that it honours
 }
 
 // New makes a backend of two for the same device; both are its own from here on.
@@ -24,7 +29,8 @@ func New(fast, second uringpv.Backend) *Backend {
 	c := second.Capabilities()
 	b.has, b.flags = b.caps.Opcodes, c.SQEFlags
 	b.caps.Extra = c.Opcodes.Without(&b.has)
-	b.caps.SetupFlags &= c.SetupFlags
+	b.caps.SetupFlags &= c.SetupFlags | hostring.SetupIOPoll
+	b.setup = c.SetupFlags
 	b.caps.MaxEntries = min(b.caps.MaxEntries, c.MaxEntries)
 	b.caps.MaxFiles = min(b.caps.MaxFiles, c.MaxFiles)
 	b.caps.MaxBuffers = min(b.caps.MaxBuffers, c.MaxBuffers)
@@ -44,6 +50,9 @@ func (b *Backend) Capabilities() uringpv.Capabilities { return b.caps }
 func (b *Backend) NewRing(s uringpv.RingSpec) (uringpv.Ring, error) {
 	if s.Policy.Opcodes.SubsetOf(&b.has) {
 		return b.fast.NewRing(s)
+	}
+	if bad := s.Flags &^ b.setup; bad != 0 {
+		return nil, fmt.Errorf("setup flags %#x, for opcodes that %s has: %w", bad, b.second.Kind(), unix.EINVAL)
 	}
 	s.Policy.SQEFlags &= b.flags
 	return b.second.NewRing(s)

@@ -6,6 +6,8 @@ import (
 	"errors"
 	"testing"
 
+	"golang.org/x/sys/unix"
+
 	"github.com/uringpv/uringpv/device/uringpv"
 	"github.com/uringpv/uringpv/device/uringpv/abi"
 	"github.com/uringpv/uringpv/device/uringpv/mixed"
@@ -33,7 +35,7 @@ func two() (fast, second *one) {
 	fast = &one{kind: abi.BackendPassthrough, caps: uringpv.Capabilities{
 		Policy: uringpv.Policy{
 			Opcodes: abi.OpcodesOf(hostring.OpNop, hostring.OpReadFixed), SQEFlagsRequired: hostring.SQEFixedFile,
-			SQEFlags: hostring.SQEFixedFile | hostring.SQEIOLink, SetupFlags: hostring.SetupSQPoll | hostring.SetupClamp,
+			SQEFlags: hostring.SQEFixedFile | hostring.SQEIOLink, SetupFlags: hostring.SetupSQPoll | hostring.SetupClamp | hostring.SetupIOPoll,
 		},
 		MaxEntries: 64, MaxFiles: 255, MaxBuffers: 4096, Stats: abi.StatSQEs,
 	}}
@@ -57,7 +59,7 @@ func TestOffersWhatBothHaveAndTheRestAsExtra(t *testing.T) {
 	if c.Extra != abi.OpcodesOf(hostring.OpFallocate) {
 		t.Errorf("extra opcodes %v", c.Extra.List())
 	}
-	if c.SetupFlags != hostring.SetupSQPoll || c.MaxEntries != 64 || c.MaxBuffers != 1024 || c.Stats != abi.StatSQEs {
+	if c.SetupFlags != hostring.SetupSQPoll|hostring.SetupIOPoll || c.MaxEntries != 64 || c.MaxBuffers != 1024 || c.Stats != abi.StatSQEs {
 		t.Errorf("%+v: not what both can do", c)
 	}
 }
@@ -101,5 +103,15 @@ func TestCloseClosesBothAndSaysAllThatFailed(t *testing.T) {
 	}
 	if !errors.Is(err, fast.err) || !errors.Is(err, second.err) {
 		t.Errorf("error %v", err)
+	}
+}
+
+func TestSecondBackendGetsNoFlagThatItDoesNotHonour(t *testing.T) {
+	fast, second := two()
+	b := mixed.New(fast, second)
+	policy, _ := b.Capabilities().Policy.Narrow(abi.OpcodesOf(hostring.OpFallocate), b.Capabilities().Extra)
+	_, err := b.NewRing(uringpv.RingSpec{Policy: policy, Flags: hostring.SetupSQPoll | hostring.SetupIOPoll})
+	if !errors.Is(err, unix.EINVAL) || len(second.specs) != 0 {
+		t.Errorf("%v, %d rings", err, len(second.specs))
 	}
 }

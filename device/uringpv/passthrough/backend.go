@@ -94,6 +94,9 @@ func New(c Config) (_ *Backend, err error) {
 		return nil, err
 	}
 	flags := hostring.SetupSQPoll | hostring.SetupCQSize | hostring.SetupClamp
+	if has(featureIOPoll) == nil {
+		flags |= hostring.SetupIOPoll // the SQ thread polls for completions
+	}
 	if has(featureNoSQArray) == nil {
 		flags |= hostring.SetupNoSQArray
 	}

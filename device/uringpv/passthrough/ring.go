@@ -116,7 +116,7 @@ func (r *Ring) make(b *Backend) error {
 		Entries:   s.SQEntries,
 		CQEntries: s.CQEntries,
 		Flags: hostring.SetupNoMmap | hostring.SetupRDisabled | hostring.SetupCQSize | hostring.SetupSubmitAll |
-			s.Flags&hostring.SetupNoSQArray,
+			s.Flags&(hostring.SetupNoSQArray|hostring.SetupIOPoll),
 		Rings: s.Rings,
 		SQEs:  s.SQEs,
 	}

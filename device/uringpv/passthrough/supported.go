@@ -20,6 +20,9 @@ var ErrUnsupported = errors.New("the host cannot pass io_uring through")
 // for certain.
 const featureOnePage = "NO_MMAP, rings of one page"
 
+// featureIOPoll is offered to guests where the host has it.
+const featureIOPoll = "IOPOLL"
+
 // featureNoSQArray is offered to guests where the host has it.
 const featureNoSQArray = "NO_SQARRAY"
 
