@@ -9,20 +9,24 @@ TESTARGS ?=
 RUNARGS  ?=
 BENCHARGS ?=
 
+NESTEDARGS ?=
+
 BIN     := bin/uringpv
+NESTED  := bin/nested
+GUEST   := bin/guest
 VERSION := $(shell git describe --tags --always --dirty 2>/dev/null || echo unknown)
 
 # The versions that a release is stamped with; `go build ./...` works without it.
 LDFLAGS := -X main.version=$(VERSION)
 
 .DEFAULT_GOAL := build
-.PHONY: help build run test test-race check-generated fuzz lint fmt bench generate clean
+.PHONY: help build run nested linux test test-nested test-nested-full test-race check-generated fuzz lint fmt bench generate clean
 
 help: ## list the targets
 	@awk 'BEGIN { FS = ":.*## " } /^[a-z-]+:.*## / { printf "  make %-16s %s\n", $$1, $$2 }' $(MAKEFILE_LIST)
 	@echo
 	@echo "  Variables: FUZZTIME=$(FUZZTIME) for each fuzz target; TESTARGS for go test, RUNARGS for"
-	@echo "  uringpv run, BENCHARGS for uringpv bench. REQUIRE_KVM=1 and REQUIRE_IO_URING=1 in the"
+	@echo "  uringpv run, BENCHARGS for uringpv bench, NESTEDARGS for nested test. REQUIRE_KVM=1 and REQUIRE_IO_URING=1 in the"
 	@echo "  environment turn the skips on a host without them into failures."
 
 # go build decides by itself what is out of date, so the target always runs.
@@ -30,7 +34,35 @@ build: ## build bin/uringpv
 	CGO_ENABLED=0 $(GO) build -trimpath -ldflags '$(LDFLAGS)' -o $(BIN) ./tools/uringpv
 
 run: build ## build, then run the self-test in a guest, on every backend this host has
+ifneq ($(wildcard /dev/kvm),)
 	./$(BIN) run --timeout 2m $(RUNARGS)
+else
+	@echo "There is no /dev/kvm: the self-test runs in an emulated machine that has one."
+	@$(MAKE) --no-print-directory nested
+	$(NESTED) run --machine "$$($(NESTED) prepare)" -- $(BIN) run --timeout 5m $(RUNARGS)
+endif
+
+nested: ## build bin/nested, which runs programs in a machine with a real kvm-amd
+	CGO_ENABLED=0 $(GO) build -trimpath -o $(NESTED) ./tools/nested
+
+test-nested: nested ## Linux guests and the built-in ones on a real kvm-amd, emulated (no root, no /dev/kvm)
+	$(NESTED) test $(NESTEDARGS)
+
+test-nested-full: nested ## the whole matrix, hours: guest kernels, host kernels, backends; writes docs/nested-results.md
+	$(NESTED) test --full --report docs/nested-results.md $(NESTEDARGS)
+
+# A guest with a root disk of one's own, which keeps what is written to it.
+linux: build nested ## a Debian guest's shell with a uringpv disk, here or in the emulated machine (Ctrl-a x leaves)
+	@test -f $(GUEST)/root.img || ./$(BIN) image build --out $(GUEST)
+	@if ./$(BIN) probe --json | grep -q '"linux_guests": true'; then set -x; \
+		./$(BIN) run --kernel $(GUEST)/vmlinuz --initrd $(GUEST)/initramfs.cpio --disk $(GUEST)/root.img --root disk0 $(RUNARGS); \
+	else \
+		echo "This host's KVM cannot run Linux: the guest runs in an emulated machine (what it writes is lost)."; \
+		machine=$$($(NESTED) prepare) && set -x && \
+		$(NESTED) run --tty --timeout 24h --machine "$$machine" --put $(GUEST)/vmlinuz:/guest/vmlinuz \
+			--put $(GUEST)/initramfs.cpio:/guest/initramfs.cpio --image $(GUEST)/root.img -- \
+			$(BIN) run --kernel /guest/vmlinuz --initrd /guest/initramfs.cpio --disk /images/root.img --root disk0 $(RUNARGS); \
+	fi
 
 # One package at a time: polling threads of several would take each other's CPUs.
 test: ## vet, generated files, every test

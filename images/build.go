@@ -76,6 +76,23 @@ func (c *Cache) Build(ctx context.Context, dir string, o BuildOptions) error {
 	return err
 }
 
+// BuildRoot makes the root disk path alone, size bytes, unless it is there already
+// and newer than the packages are.
+func (c *Cache) BuildRoot(ctx context.Context, path string, size int64) error {
+	root, packages, err := c.RootTree(ctx)
+	if err != nil {
+		return err
+	}
+	dir, err := c.Made(ctx, "root", fmt.Sprint(size, packages), func(dir string) error {
+		return c.makeExt4(ctx, filepath.Join(dir, RootFile), size, root)
+	})
+	if err != nil {
+		return err
+	}
+	_, err = replace(ctx, path, func(path string) error { return os.Symlink(filepath.Join(dir, RootFile), path) })
+	return err
+}
+
 // replace has fill make the file path under another name, and puts it there when
 // it is whole. It returns the file's SHA-256.
 func replace(ctx context.Context, path string, fill func(path string) error) (sum string, err error) {

@@ -56,6 +56,9 @@ func OpenCache(o CacheOptions) (*Cache, error) {
 	return &Cache{dir: dir, mirror: o.Mirror, report: o.Report, suites: map[string]*debian.Suite{}}, nil
 }
 
+// Dir is the cache's directory.
+func (c *Cache) Dir() string { return c.dir }
+
 // Suite is a Debian suite, opened once.
 func (c *Cache) Suite(ctx context.Context, name string) (*debian.Suite, error) {
 	c.mu.Lock()

@@ -66,7 +66,7 @@ Exit status: the program's own; 128 and the signal's number if a signal ended it
 		SilenceErrors: true,
 		SilenceUsage:  true,
 	}
-	root.AddCommand(newPrepareCommand(), newRunCommand(code))
+	root.AddCommand(newPrepareCommand(), newRunCommand(code), newTestCommand())
 	return root
 }
 

@@ -96,10 +96,19 @@ func (r *run) run(ctx context.Context, args []string) (status int, err error) {
 	}
 	ctx, cancel := context.WithTimeoutCause(ctx, r.timeout, errTimeout)
 	defer cancel()
-	return r.boot(ctx, m, qemu, log)
+	status, err = r.boot(ctx, m, qemu, log)
+	if errors.Is(err, errReset) {
+		fmt.Fprintf(r.stderr, "nested: %v\nnested: once more, from the start\n", err)
+		status, err = r.boot(ctx, m, qemu, log)
+	}
+	return status, err
 }
 
 var errTimeout = errors.New("timeout")
+
+// errReset is a machine whose CPU was reset although its kernel had no complaint.
+// Emulation has that seldom; a kernel that panics is another matter.
+var errReset = errors.New("the machine was reset without a word")
 
 // boot runs QEMU and waits for what init reports.
 func (r *run) boot(ctx context.Context, m machine, qemu []string, log string) (int, error) {
@@ -161,6 +170,8 @@ func (r *run) boot(ctx context.Context, m machine, qemu []string, log string) (i
 	case ctx.Err() != nil:
 		fail.code = 130
 		fail.err = errors.New("interrupted")
+	case err == nil && !strings.Contains(console.String(), "Kernel panic"):
+		fail.err = fmt.Errorf("%w (kernel %s); its console:\n%s\nQEMU's log:\n%s", errReset, m.Series, console, lastLines(log, 40))
 	default:
 		fail.err = fmt.Errorf("the machine (kernel %s) ended without a result (%v); its console:\n%s\nQEMU's log:\n%s", m.Series, err, console, lastLines(log, 40))
 	}

@@ -15,7 +15,8 @@ import (
 // anyLinux is a guest for what does not depend on the kernel.
 func anyLinux(t *testing.T) linuxRun {
 	t.Helper()
-	return linuxRun{guest: linuxGuests(t)[0]}
+	guests := linuxGuests(t)
+	return linuxRun{guest: guests[len(guests)-1]}
 }
 
 func TestLinuxPowerOffAndRebootAreSuccess(t *testing.T) {
@@ -93,7 +94,7 @@ func TestLinuxWithMoreThan4GiB(t *testing.T) {
 
 // The Debian root disk that image build makes, to its login prompt and back.
 func TestLinuxRootDiskToALogin(t *testing.T) {
-	eachLinux(t, []int{1, 4}, func(t *testing.T, r linuxRun) {
+	eachKernel(t, []int{1, 4}, func(t *testing.T, r linuxRun) {
 		root := os.Getenv("URINGPV_TEST_ROOT")
 		if root == "" {
 			t.Skip("NOT TESTED: URINGPV_TEST_ROOT names no root disk (make test-nested sets it)")

@@ -39,6 +39,7 @@ func allocated(t *testing.T, path string) int64 {
 
 func TestLinuxVerifiedIO(t *testing.T) {
 	eachLinux(t, []int{2}, func(t *testing.T, r linuxRun) {
+		r.fio = true
 		r.disks = []string{image(t, 256<<20)}
 		r.memory = "1G"
 		r.timeout = time.Duration(amount(10, 60)) * time.Minute
@@ -82,6 +83,7 @@ func TestLinuxVerifiedIO(t *testing.T) {
 
 func TestLinuxFileSystems(t *testing.T) {
 	eachLinux(t, []int{2}, func(t *testing.T, r linuxRun) {
+		r.fio = true
 		ext4, xfs := image(t, int64(amount(256, 3072))<<20), image(t, 512<<20)
 		r.disks = []string{ext4, xfs}
 		r.timeout = time.Duration(amount(6, 60)) * time.Minute
@@ -217,6 +219,7 @@ func TestLinuxLoadsAndUnloadsTheDriver(t *testing.T) {
 
 func TestLinuxResetLosesNothing(t *testing.T) {
 	eachLinux(t, []int{2}, func(t *testing.T, r linuxRun) {
+		r.fio = true
 		r.disks = []string{image(t, 128<<20)}
 		r.timeout = 6 * time.Minute
 		r.script = fmt.Sprintf(`
@@ -242,6 +245,7 @@ func TestLinuxResetLosesNothing(t *testing.T) {
 
 func TestLinuxPolledQueues(t *testing.T) {
 	eachLinux(t, []int{2}, func(t *testing.T, r linuxRun) {
+		r.fio = true
 		path := image(t, 64<<20)
 		if err := os.WriteFile(path, bytes.Repeat([]byte("uringpv "), 8<<20), 0); err != nil { // the file system has all blocks
 			t.Fatal(err)

@@ -13,6 +13,7 @@ import (
 	"github.com/uringpv/uringpv/device/uringpv/passthrough"
 	"github.com/uringpv/uringpv/hostring"
 	"github.com/uringpv/uringpv/internal/feature"
+	"github.com/uringpv/uringpv/vmm"
 )
 
 // probeReport is what this host can do.
@@ -31,6 +32,10 @@ type kvmProbe struct {
 	Kind   string `json:"kind"`
 	Usable bool   `json:"usable"`
 	Why    string `json:"why,omitempty"`
+
+	// LinuxGuests says whether a Linux kernel can run on it.
+	LinuxGuests bool   `json:"linux_guests"`
+	WhyNoLinux  string `json:"why_no_linux,omitempty"`
 }
 
 type ioUringProbe struct {
@@ -97,6 +102,10 @@ func probe() (*probeReport, error) {
 
 	kvm := feature.ProbeKVM()
 	r.KVM = kvmProbe{Kind: kvm.Kind, Usable: kvm.Err == nil, Why: reason(kvm.Err)}
+	if r.KVM.Usable {
+		err := vmm.CheckLinux()
+		r.KVM.LinuxGuests, r.KVM.WhyNoLinux = err == nil, reason(err)
+	}
 
 	available := hostring.Available()
 	r.IOUring = ioUringProbe{Usable: available == nil, Why: reason(available)}
@@ -145,6 +154,9 @@ func writeProbe(w io.Writer, r *probeReport) error {
 	}
 	row("Linux", r.Kernel, "")
 	row("KVM", r.KVM.Kind, r.KVM.Why)
+	if r.KVM.Usable {
+		row("Linux guests", yesNo(r.KVM.LinuxGuests), r.KVM.WhyNoLinux)
+	}
 	row("io_uring", yesNo(r.IOUring.Usable), r.IOUring.Why)
 	memlock := limitText(r.Memlock.Limit, true)
 	if r.Memlock.Exempt {

@@ -1,0 +1,328 @@
+// SPDX-License-Identifier: Apache-2.0
+
+package main
+
+import (
+	"bufio"
+	"context"
+	"errors"
+	"fmt"
+	"io"
+	"os"
+	"os/exec"
+	"path/filepath"
+	"regexp"
+	"strconv"
+	"strings"
+	"time"
+
+	"github.com/spf13/cobra"
+
+	"github.com/uringpv/uringpv/images"
+)
+
+// suite runs the project's tests in the machine.
+type suite struct {
+	full   bool
+	cache  images.CacheOptions
+	report string // where to write the results, Markdown; empty: nowhere
+	only   string // steps to run, a regular expression
+
+	stdout, stderr io.Writer
+
+	images *images.Cache
+	guests string // directory of guests' files, one below it for each kernel
+	self   string // this program
+	done   []result
+}
+
+// step is one run of go test.
+type step struct {
+	name     string
+	host     string   // the machine's kernel; empty: not in a machine
+	guests   []string // kernels of the Linux guests
+	packages []string
+	run      string // of go test
+	full     bool   // the tests' whole matrix
+	memory   int    // MiB, 0: the machine's default
+	timeout  time.Duration
+}
+
+// result is how a step ended.
+type result struct {
+	step
+	passed, failed, skipped int
+	took                    time.Duration
+	err                     error
+}
+
+// The monitor and the device with the built-in guest, and everything with Linux
+// guests.
+const (
+	withBareGuests  = "^Test([^L]|L[^i])"
+	withLinuxGuests = "^TestLinux"
+	bootsLinux      = "^TestLinux(FindsItsDisk|RootDisk|PowerOff|Panic|Discard)"
+)
+
+// steps are what CI runs, or the whole matrix.
+func steps(full bool) []step {
+	bare := []string{"./vmm/...", "./device/...", "./tools/uringpv"}
+	linux := []string{"./tools/uringpv"}
+	ci := []step{
+		{name: "driver and images", packages: []string{"./images/..."}, run: ".", full: full, timeout: 30 * time.Minute},
+		{name: "bare guests", host: "6.12", packages: bare, run: withBareGuests, timeout: 10 * time.Minute},
+		{name: "Linux guests", host: "6.12", guests: []string{"6.1", "6.12"}, packages: linux, run: withLinuxGuests, timeout: 20 * time.Minute},
+		{name: "RAM above 4 GiB", host: "6.12", guests: []string{"6.12"}, packages: linux, run: "^TestLinuxWithMoreThan4GiB", memory: 7168, timeout: 5 * time.Minute},
+	}
+	if !full {
+		return ci
+	}
+	all := images.KernelNames()
+	return []step{
+		ci[0], ci[1], ci[3],
+		{name: "Linux guests", host: "6.12", guests: []string{"6.1", "6.12", "newest"}, packages: linux, run: withLinuxGuests, full: true, timeout: 3 * time.Hour},
+		{name: "generic kernels", host: "6.12", guests: []string{all[1], all[3], all[5]}, packages: linux, run: bootsLinux, full: true, timeout: time.Hour},
+		{name: "bare guests", host: "6.1", packages: bare[2:], run: withBareGuests, timeout: 20 * time.Minute},
+		{name: "Linux guests boot", host: "6.1", guests: []string{"6.1", "6.12", "newest"}, packages: linux, run: bootsLinux, full: true, timeout: time.Hour},
+		{name: "bare guests", host: "newest", packages: bare[2:], run: withBareGuests, timeout: 20 * time.Minute},
+		{name: "Linux guests boot", host: "newest", guests: []string{"6.1", "6.12", "newest"}, packages: linux, run: bootsLinux, full: true, timeout: time.Hour},
+	}
+}
+
+func newTestCommand() *cobra.Command {
+	s := &suite{}
+	cmd := &cobra.Command{
+		Use:   "test",
+		Short: "Run the project's tests in the machine",
+		Long: `test makes the machine and the Linux guests, and runs the project's tests in it by
+"go test -exec", in the directory of the module. With --full it runs the whole
+matrix of host kernels, guest kernels, backends and virtual CPUs, which takes hours.
+
+Exit status: 0 if all tests passed, 1 if not, 125 if a machine could not be made.`,
+		Args: cobra.NoArgs,
+		RunE: func(cmd *cobra.Command, _ []string) error {
+			s.stdout, s.stderr = cmd.OutOrStdout(), cmd.ErrOrStderr()
+			return s.runAll(cmd.Context())
+		},
+	}
+	f := cmd.Flags()
+	f.BoolVar(&s.full, "full", false, "the whole matrix")
+	f.StringVar(&s.report, "report", "", "write the results to this file, as Markdown")
+	f.StringVar(&s.only, "only", ".", "run the steps whose names match this regular expression")
+	f.StringVar(&s.guests, "guests", filepath.Join("bin", "guests"), "directory for the guests' files")
+	f.StringVar(&s.cache.Dir, "cache", os.Getenv("URINGPV_TEST_CACHE"), "directory of downloads (default $URINGPV_TEST_CACHE, or uringpv in the user's cache directory)")
+	f.StringVar(&s.cache.Mirror, "mirror", "", "URI of Debian's archive (default: the one that apt uses)")
+	return cmd
+}
+
+// runAll runs the steps, all of them whatever fails.
+func (s *suite) runAll(ctx context.Context) (err error) {
+	only, err := regexp.Compile(s.only)
+	if err != nil {
+		return fmt.Errorf("--only: %w", err)
+	}
+	if s.self, err = os.Executable(); err != nil {
+		return err
+	}
+	if s.guests, err = filepath.Abs(s.guests); err != nil {
+		return err
+	}
+	s.cache.Report = s.stderr
+	if s.images, err = images.OpenCache(s.cache); err != nil {
+		return &machineError{exitMachine, err}
+	}
+	start := time.Now()
+	failed := 0
+	for _, st := range steps(s.full) {
+		if !only.MatchString(st.name) {
+			continue
+		}
+		r := result{step: st}
+		begin := time.Now()
+		r.err = s.run(ctx, &r)
+		r.took = time.Since(begin)
+		if ctx.Err() != nil {
+			return context.Cause(ctx)
+		}
+		if r.err != nil {
+			failed++
+		}
+		fmt.Fprintf(s.stdout, "== %s\n", r)
+		s.done = append(s.done, r)
+	}
+	fmt.Fprintf(s.stdout, "\n%s", s.table())
+	fmt.Fprintf(s.stdout, "%v in all\n", time.Since(start).Round(time.Second))
+	if s.report != "" {
+		if err := os.WriteFile(s.report, []byte(s.document()), 0o644); err != nil {
+			return err
+		}
+	}
+	if failed > 0 {
+		return &machineError{1, fmt.Errorf("%d of %d steps failed", failed, len(s.done))}
+	}
+	return nil
+}
+
+// where says what the step runs on.
+func (r *result) where() string {
+	if r.host == "" {
+		return "this host"
+	}
+	return "Linux " + r.host
+}
+
+func (r result) String() string {
+	state := "pass"
+	if r.err != nil {
+		state = "FAIL: " + r.err.Error()
+	}
+	return fmt.Sprintf("%s on %s: %d passed, %d failed, %d skipped, %v: %s", r.name, r.where(), r.passed, r.failed, r.skipped, r.took.Round(time.Second), state)
+}
+
+// run makes what the step needs and runs it.
+func (s *suite) run(ctx context.Context, r *result) error {
+	args := []string{"test", "-v", "-count=1", "-p", "1", "-run", r.run, "-timeout", r.timeout.String()}
+	env := append(os.Environ(), "CGO_ENABLED=0")
+	if r.full {
+		env = append(env, "URINGPV_TEST_FULL=1")
+	}
+	if r.host == "" {
+		env = append(env, "URINGPV_TEST_CACHE="+s.images.Dir())
+	} else {
+		machine, err := prepare(ctx, s.images, r.host)
+		if err != nil {
+			return err
+		}
+		in := []string{s.self, "run", "--machine", machine, "--timeout", (r.timeout + time.Minute).String()}
+		if r.memory != 0 {
+			in = append(in, "--memory", strconv.Itoa(r.memory))
+		}
+		for _, g := range r.guests {
+			if err := s.makeGuest(ctx, g); err != nil {
+				return err
+			}
+			in = append(in, "--put", filepath.Join(s.guests, g)+":/guests/"+g)
+		}
+		if len(r.guests) > 0 {
+			root, err := s.makeRoot(ctx)
+			if err != nil {
+				return err
+			}
+			in = append(in, "--image", root)
+			env = append(env, "URINGPV_TEST_GUESTS=/guests", "URINGPV_TEST_ROOT=/images/"+images.RootFile)
+		}
+		env = append(env, "REQUIRE_KVM=1", "REQUIRE_IO_URING=1")
+		for i, a := range in {
+			if strings.ContainsAny(a, "'\n") {
+				return fmt.Errorf("%q: a quote in a path", a)
+			}
+			in[i] = "'" + a + "'"
+		}
+		args = append(args, "-exec", strings.Join(append(in, "--"), " "))
+	}
+	cmd := exec.CommandContext(ctx, "go", append(args, r.packages...)...)
+	cmd.Env, cmd.Stderr = env, s.stderr
+	cmd.WaitDelay = 10 * time.Second
+	out, err := cmd.StdoutPipe()
+	if err != nil {
+		return err
+	}
+	fmt.Fprintf(s.stdout, "== %s on %s\n", r.name, r.where())
+	if err := cmd.Start(); err != nil {
+		return err
+	}
+	r.count(out, s.stdout)
+	if err := cmd.Wait(); err != nil {
+		return fmt.Errorf("go test: %w", err)
+	}
+	if r.passed == 0 {
+		return errors.New("no test has run")
+	}
+	return nil
+}
+
+// testLine is a test's end in the output of go test -v.
+var testLine = regexp.MustCompile(`^\s*--- (PASS|FAIL|SKIP): `)
+
+// count counts the tests in go test's output, and shows of it what is not a test
+// that passed.
+func (r *result) count(in io.Reader, out io.Writer) {
+	lines := bufio.NewReader(in)
+	for {
+		line, err := lines.ReadString('\n')
+		m := testLine.FindStringSubmatch(line)
+		switch {
+		case m == nil:
+		case m[1] == "PASS":
+			r.passed++
+		case m[1] == "FAIL":
+			r.failed++
+		default:
+			r.skipped++
+		}
+		if !strings.HasPrefix(line, "=== ") {
+			fmt.Fprint(out, line)
+		}
+		if err != nil {
+			return
+		}
+	}
+}
+
+// fioFile is the initramfs with fio and xfs' tools: larger, for the tests that
+// need them.
+const fioFile = "fio.cpio"
+
+// makeGuest makes the files of one guest kernel.
+func (s *suite) makeGuest(ctx context.Context, kernel string) error {
+	dir := filepath.Join(s.guests, kernel)
+	for _, o := range []images.BuildOptions{{Kernel: kernel, Fio: true, XFS: true}, {Kernel: kernel}} {
+		if err := s.images.Build(ctx, dir, o); err != nil {
+			return err
+		}
+		if o.Fio {
+			if err := os.Rename(filepath.Join(dir, images.InitramfsFile), filepath.Join(dir, fioFile)); err != nil {
+				return err
+			}
+		}
+	}
+	return nil
+}
+
+// rootSize is the root disk's size in bytes.
+const rootSize = 384 << 20
+
+// makeRoot makes the root disk, which all guest kernels use.
+func (s *suite) makeRoot(ctx context.Context) (string, error) {
+	path := filepath.Join(s.guests, images.RootFile)
+	return path, s.images.BuildRoot(ctx, path, rootSize)
+}
+
+// table is the results as a Markdown table.
+func (s *suite) table() string {
+	var b strings.Builder
+	b.WriteString("| tests | host kernel | guest kernels | passed | failed | skipped | minutes | |\n|---|---|---|---|---|---|---|---|\n")
+	for _, r := range s.done {
+		state := "pass"
+		if r.err != nil {
+			state = "**fail**"
+		}
+		fmt.Fprintf(&b, "| %s | %s | %s | %d | %d | %d | %.1f | %s |\n", r.name, r.where(), strings.Join(r.guests, ", "),
+			r.passed, r.failed, r.skipped, r.took.Minutes(), state)
+	}
+	return b.String()
+}
+
+// document is the results for docs/.
+func (s *suite) document() string {
+	what := "make test-nested"
+	if s.full {
+		what = "make test-nested-full"
+	}
+	return fmt.Sprintf(`# The last run of %s
+
+Written by the command itself, %s. A test that is made of others counts as one more.
+Kernels are Debian's: 6.1 and 6.12 of Debian 12, the newest of sid, without a suffix the cloud kernels.
+
+%s`, what, time.Now().UTC().Format(time.DateOnly), s.table())
+}
