@@ -12,6 +12,7 @@ import (
 	"os/exec"
 	"path/filepath"
 	"regexp"
+	"slices"
 	"strconv"
 	"strings"
 	"time"
@@ -46,6 +47,7 @@ type step struct {
 	full     bool   // the tests' whole matrix
 	memory   int    // MiB, 0: the machine's default
 	timeout  time.Duration
+	each     bool // every test in a machine of its own
 }
 
 // result is how a step ended.
@@ -71,7 +73,7 @@ func steps(full bool) []step {
 	ci := []step{
 		{name: "driver and images", packages: []string{"./images/..."}, run: ".", full: full, timeout: 30 * time.Minute},
 		{name: "bare guests", host: "6.12", packages: bare, run: withBareGuests, timeout: 10 * time.Minute},
-		{name: "Linux guests", host: "6.12", guests: []string{"6.1", "6.12"}, packages: linux, run: withLinuxGuests, timeout: 20 * time.Minute},
+		{name: "Linux guests", host: "6.12", guests: []string{"6.1", "6.12"}, packages: linux, run: withLinuxGuests, each: true, timeout: 10 * time.Minute},
 		{name: "RAM above 4 GiB", host: "6.12", guests: []string{"6.12"}, packages: linux, run: "^TestLinuxWithMoreThan4GiB", memory: 7168, timeout: 5 * time.Minute},
 	}
 	if !full {
@@ -80,12 +82,12 @@ func steps(full bool) []step {
 	all := images.KernelNames()
 	return []step{
 		ci[0], ci[1], ci[3],
-		{name: "Linux guests", host: "6.12", guests: []string{"6.1", "6.12", "newest"}, packages: linux, run: withLinuxGuests, full: true, timeout: 3 * time.Hour},
-		{name: "generic kernels", host: "6.12", guests: []string{all[1], all[3], all[5]}, packages: linux, run: bootsLinux, full: true, timeout: time.Hour},
+		{name: "Linux guests", host: "6.12", guests: []string{"6.1", "6.12", "newest"}, packages: linux, run: withLinuxGuests, full: true, each: true, timeout: 2 * time.Hour},
+		{name: "generic kernels", host: "6.12", guests: []string{all[1], all[3], all[5]}, packages: linux, run: bootsLinux, full: true, each: true, timeout: time.Hour},
 		{name: "bare guests", host: "6.1", packages: bare[2:], run: withBareGuests, timeout: 20 * time.Minute},
-		{name: "Linux guests boot", host: "6.1", guests: []string{"6.1", "6.12", "newest"}, packages: linux, run: bootsLinux, full: true, timeout: time.Hour},
+		{name: "Linux guests boot", host: "6.1", guests: []string{"6.1", "6.12", "newest"}, packages: linux, run: bootsLinux, full: true, each: true, timeout: time.Hour},
 		{name: "bare guests", host: "newest", packages: bare[2:], run: withBareGuests, timeout: 20 * time.Minute},
-		{name: "Linux guests boot", host: "newest", guests: []string{"6.1", "6.12", "newest"}, packages: linux, run: bootsLinux, full: true, timeout: time.Hour},
+		{name: "Linux guests boot", host: "newest", guests: []string{"6.1", "6.12", "newest"}, packages: linux, run: bootsLinux, full: true, each: true, timeout: time.Hour},
 	}
 }
 
@@ -181,7 +183,7 @@ func (r result) String() string {
 
 // run makes what the step needs and runs it.
 func (s *suite) run(ctx context.Context, r *result) error {
-	args := []string{"test", "-v", "-count=1", "-p", "1", "-run", r.run, "-timeout", r.timeout.String()}
+	args := []string{"test", "-v", "-count=1", "-p", "1", "-timeout", r.timeout.String()}
 	env := append(os.Environ(), "CGO_ENABLED=0")
 	if r.full {
 		env = append(env, "URINGPV_TEST_FULL=1")
@@ -220,25 +222,63 @@ func (s *suite) run(ctx context.Context, r *result) error {
 		}
 		args = append(args, "-exec", strings.Join(append(in, "--"), " "))
 	}
-	cmd := exec.CommandContext(ctx, "go", append(args, r.packages...)...)
+	fmt.Fprintf(s.stdout, "== %s on %s\n", r.name, r.where())
+	runs := []string{r.run}
+	if r.each {
+		var err error
+		if runs, err = listTests(ctx, r.run, r.packages); err != nil {
+			return err
+		}
+	}
+	failed := 0
+	for _, run := range runs {
+		if err := s.goTest(ctx, r, env, slices.Concat(args, []string{"-run", run}, r.packages)); err != nil {
+			failed++
+		}
+	}
+	switch {
+	case failed > 0:
+		return fmt.Errorf("%d of %d runs of go test failed", failed, len(runs))
+	case r.passed == 0:
+		return errors.New("no test has run")
+	}
+	return nil
+}
+
+// goTest runs go with args and counts the tests.
+func (s *suite) goTest(ctx context.Context, r *result, env, args []string) error {
+	cmd := exec.CommandContext(ctx, "go", args...)
 	cmd.Env, cmd.Stderr = env, s.stderr
 	cmd.WaitDelay = 10 * time.Second
 	out, err := cmd.StdoutPipe()
 	if err != nil {
 		return err
 	}
-	fmt.Fprintf(s.stdout, "== %s on %s\n", r.name, r.where())
 	if err := cmd.Start(); err != nil {
 		return err
 	}
 	r.count(out, s.stdout)
-	if err := cmd.Wait(); err != nil {
-		return fmt.Errorf("go test: %w", err)
+	return cmd.Wait()
+}
+
+// listTests lists the tests that match run, as regular expressions.
+func listTests(ctx context.Context, run string, packages []string) ([]string, error) {
+	cmd := exec.CommandContext(ctx, "go", slices.Concat([]string{"test", "-list", run}, packages)...)
+	cmd.Env = append(os.Environ(), "CGO_ENABLED=0")
+	out, err := cmd.Output()
+	if err != nil {
+		return nil, fmt.Errorf("go test -list %s: %w\n%s", run, err, out)
 	}
-	if r.passed == 0 {
-		return errors.New("no test has run")
+	var names []string
+	for line := range strings.Lines(string(out)) {
+		if name := strings.TrimSpace(line); strings.HasPrefix(name, "Test") {
+			names = append(names, "^"+name+"$")
+		}
 	}
-	return nil
+	if len(names) == 0 {
+		return nil, fmt.Errorf("go test -list %s: no tests", run)
+	}
+	return names, nil
 }
 
 // testLine is a test's end in the output of go test -v.
@@ -260,7 +300,7 @@ func (r *result) count(in io.Reader, out io.Writer) {
 		default:
 			r.skipped++
 		}
-		if !strings.HasPrefix(line, "=== ") {
+		if !strings.HasPrefix(line, "=== ") && line != "PASS\n" {
 			fmt.Fprint(out, line)
 		}
 		if err != nil {
