@@ -32,6 +32,12 @@ const (
 	reportStack = 12 // words from RSP on
 )
 
+// Where a processor begins after a reset (Intel's manual, volume 3, 10.1.4).
+const (
+	resetRIP    = 0xfff0
+	resetCSBase = 0xffff_0000
+)
+
 // crash describes the vCPU after exit e.
 func (c *vcpu) crash(e *kvm.Exit) *GuestCrash {
 	g := &GuestCrash{CPU: c.id, Reason: e.Reason.String()}
@@ -54,6 +60,17 @@ func (c *vcpu) crash(e *kvm.Exit) *GuestCrash {
 		g.Report = fmt.Sprintf("registers: %v\n", err)
 		return g
 	}
+	s, err := c.kvm.Sregs()
+	if err != nil {
+		g.Report = fmt.Sprintf("segments: %v\n", err)
+		return g
+	}
+	// After a triple fault a VMCB is not defined, so kvm-amd puts the vCPU into the
+	// state after INIT (svm.c, shutdown_interception).
+	if e.Reason == kvm.ExitShutdown && r.RIP == resetRIP && s.CS.Base == resetCSBase {
+		g.Report = "its registers are lost: on AMD's processors KVM resets a vCPU that has a triple fault\n"
+		return g
+	}
 	fmt.Fprintf(&b, "rip %016x  rsp %016x  rflags %08x\n", r.RIP, r.RSP, r.RFLAGS)
 	for i, v := range []struct {
 		name  string
@@ -67,11 +84,6 @@ func (c *vcpu) crash(e *kvm.Exit) *GuestCrash {
 			end = "\n"
 		}
 		fmt.Fprintf(&b, "%s %016x%s", v.name, v.value, end)
-	}
-	s, err := c.kvm.Sregs()
-	if err != nil {
-		g.Report = fmt.Sprintf("%ssegments: %v\n", b.String(), err)
-		return g
 	}
 	fmt.Fprintf(&b, "cr0 %08x  cr2 %016x  cr3 %016x  cr4 %08x  efer %04x\n", s.CR0, s.CR2, s.CR3, s.CR4, s.EFER)
 	fmt.Fprintf(&b, "cs %04x (CPL %d)  ss %04x  tr %04x  gdt %016x+%x  idt %016x+%x\n",

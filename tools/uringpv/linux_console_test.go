@@ -3,13 +3,19 @@
 package main
 
 import (
+	"bytes"
+	"encoding/binary"
 	"os"
 	"os/exec"
+	"path/filepath"
 	"strings"
 	"testing"
 	"time"
 
+	"github.com/klauspost/compress/zstd"
 	"golang.org/x/sys/unix"
+
+	"github.com/uringpv/uringpv/images"
 )
 
 // anyLinux is a guest for what does not depend on the kernel.
@@ -130,4 +136,43 @@ func fsckOnHost(t *testing.T, path string) {
 		t.Errorf("e2fsck -fn on the host: %v\n%s", err, out)
 	}
 	t.Logf("e2fsck on the host took %v", time.Since(start).Round(time.Millisecond))
+}
+
+// The kernel as an ELF file: what is compressed in Debian's vmlinuz.
+func TestLinuxAsELF(t *testing.T) {
+	r := anyLinux(t)
+	image, err := os.ReadFile(r.guest.path(images.KernelFile))
+	if err != nil {
+		t.Fatal(err)
+	}
+	// Documentation/arch/x86/boot.rst: setup_sects, payload_offset and _length.
+	start := (int(image[0x1f1]) + 1) * 512
+	start += int(binary.LittleEndian.Uint32(image[0x248:]))
+	payload := image[start : start+int(binary.LittleEndian.Uint32(image[0x24c:]))]
+	if !bytes.HasPrefix(payload, []byte{0x28, 0xb5, 0x2f, 0xfd}) {
+		t.Skipf("NOT TESTED: the payload of %s is not zstd's: % x", r.guest.name, payload[:4])
+	}
+	d, err := zstd.NewReader(nil)
+	if err != nil {
+		t.Fatal(err)
+	}
+	defer d.Close()
+	// Behind the compressed data is its length, four bytes.
+	elf, err := d.DecodeAll(payload[:len(payload)-4], nil)
+	if err != nil {
+		t.Fatal(err)
+	}
+	dir := t.TempDir()
+	if err := os.WriteFile(filepath.Join(dir, images.KernelFile), elf, 0o600); err != nil {
+		t.Fatal(err)
+	}
+	if err := os.Symlink(r.guest.path(images.InitramfsFile), filepath.Join(dir, images.InitramfsFile)); err != nil {
+		t.Fatal(err)
+	}
+	r.guest.dir = dir
+	r.cpus, r.disks = 2, []string{image(t, 16<<20)}
+	r.script = "set -e; uname -a; nproc; lsblk /dev/upv0"
+	if console := r.run(t); !strings.Contains(console, "SMP") || !strings.Contains(console, "upv0") {
+		t.Error(console)
+	}
 }
