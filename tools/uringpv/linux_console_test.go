@@ -141,14 +141,14 @@ func fsckOnHost(t *testing.T, path string) {
 // The kernel as an ELF file: what is compressed in Debian's vmlinuz.
 func TestLinuxAsELF(t *testing.T) {
 	r := anyLinux(t)
-	image, err := os.ReadFile(r.guest.path(images.KernelFile))
+	bz, err := os.ReadFile(r.guest.path(images.KernelFile))
 	if err != nil {
 		t.Fatal(err)
 	}
 	// Documentation/arch/x86/boot.rst: setup_sects, payload_offset and _length.
-	start := (int(image[0x1f1]) + 1) * 512
-	start += int(binary.LittleEndian.Uint32(image[0x248:]))
-	payload := image[start : start+int(binary.LittleEndian.Uint32(image[0x24c:]))]
+	start := (int(bz[0x1f1]) + 1) * 512
+	start += int(binary.LittleEndian.Uint32(bz[0x248:]))
+	payload := bz[start : start+int(binary.LittleEndian.Uint32(bz[0x24c:]))]
 	if !bytes.HasPrefix(payload, []byte{0x28, 0xb5, 0x2f, 0xfd}) {
 		t.Skipf("NOT TESTED: the payload of %s is not zstd's: % x", r.guest.name, payload[:4])
 	}
