@@ -45,8 +45,8 @@ static blk_status_t upv_queue_rq(struct blk_mq_hw_ctx *hctx, const struct blk_mq
 	/* Requests before this one in the batch wait for their doorbell. */
 	if (bd->last && (status || ring != own))
 		upv_ring_notify(own);
-	/* Only a completion of the queue's own ring runs the queue again. */
-	if (status == BLK_STS_DEV_RESOURCE && ring != own)
+	/* A completion runs the queue again whose request it was, no other disk's and no other ring's. */
+	if (status == BLK_STS_DEV_RESOURCE && (ring != own || d->dev->nr_disks > 1))
 		status = BLK_STS_RESOURCE;
 	return status;
 }

@@ -395,3 +395,21 @@ func TestClosedDiskHasNoTwin(t *testing.T) {
 		t.Errorf("size of a closed disk: %v", err)
 	}
 }
+
+// Whether a disk can be polled is found out by polling it, so the answer depends
+// on the host; without direct I/O it is no.
+func TestPollingNeedsDirectIO(t *testing.T) {
+	path := testutil.ScratchFile(t, 1<<20)
+	if open(t, path, Options{}).File().Poll {
+		t.Error("a disk with the host's page cache between is said to be polled")
+	}
+	d, err := OpenDisk(path, Options{Direct: true, ReadOnly: true})
+	if err != nil {
+		t.Skipf("NOT TESTED: no direct I/O here: %v", err)
+	}
+	defer d.Close()
+	t.Logf("direct I/O can be polled: %v", d.File().Poll)
+	if again := polls(d.fd, int(d.offsetAlign)); again != d.File().Poll {
+		t.Errorf("first %v, then %v", d.File().Poll, again)
+	}
+}
