@@ -31,7 +31,7 @@ var (
 	packageNames = []string{"busybox-static", "e2fsprogs", "util-linux", "mount", "strace"}
 	programs     = []string{
 		"bin/busybox", "sbin/mke2fs", "sbin/mkfs.ext4", "sbin/e2fsck", "sbin/debugfs", "etc/mke2fs.conf", "sbin/losetup", "bin/mount",
-		"bin/umount", "usr/bin/setpriv", "usr/bin/strace", "bin/lsblk", "usr/bin/unshare", "usr/bin/taskset",
+		"bin/umount", "usr/bin/setpriv", "usr/bin/strace", "bin/lsblk", "usr/bin/unshare", "usr/bin/taskset", "usr/bin/prlimit",
 	}
 )
 
@@ -116,7 +116,7 @@ func baseInitrd(ctx context.Context, k *images.Kernel, packages []debian.Package
 	if err := userland.Take(root, programs...); err != nil {
 		return nil, err
 	}
-	for _, d := range []string{"proc", "sys", "dev", "tmp", "run", "disk", "etc", "var/tmp", "busybox"} {
+	for _, d := range []string{"proc", "sys", "dev", "tmp", "run", "disk", "mnt", "etc", "var/tmp", "busybox"} {
 		root.Dir(d)
 	}
 	root.File("init", 0o755, init)

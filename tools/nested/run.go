@@ -274,8 +274,8 @@ func (r *run) fill(payload *images.Tree, args []string) error {
 		j.Images = append(j.Images, filepath.Base(path))
 	}
 	payload.Dir(workDir)
-	if _, err := os.Stat("testdata"); err == nil {
-		if err := addTree(payload, "testdata", workDir+"/testdata"); err != nil {
+	if strings.HasSuffix(program, ".test") {
+		if err := addPackage(payload); err != nil {
 			return err
 		}
 	}
@@ -293,6 +293,24 @@ func (r *run) fill(payload *images.Tree, args []string) error {
 		return err
 	}
 	payload.File(jobPath, 0o644, text)
+	return nil
+}
+
+// addPackage adds what a test may read in its package's directory, which is where
+// go test runs it: testdata, and the files that are not Go's.
+func addPackage(payload *images.Tree) error {
+	entries, err := os.ReadDir(".")
+	if err != nil {
+		return err
+	}
+	for _, e := range entries {
+		if e.IsDir() && e.Name() != "testdata" || strings.HasSuffix(e.Name(), ".go") {
+			continue
+		}
+		if err := addTree(payload, e.Name(), filepath.Join(workDir, e.Name())); err != nil {
+			return err
+		}
+	}
 	return nil
 }
 

@@ -7,6 +7,7 @@ import (
 	"encoding/hex"
 	"fmt"
 	"io"
+	"math/rand/v2"
 	"os"
 	"os/exec"
 	"path/filepath"
@@ -17,7 +18,7 @@ import (
 	"github.com/uringpv/uringpv/internal/testutil"
 )
 
-// ext4Image makes a file system with real files in it, those of this repository.
+// ext4Image makes a file system with files of many sizes in it.
 func ext4Image(t *testing.T) string {
 	t.Helper()
 	mkfs, err := exec.LookPath("mkfs.ext4")
@@ -28,8 +29,15 @@ func ext4Image(t *testing.T) string {
 		}
 	}
 	files, image := t.TempDir(), filepath.Join(t.TempDir(), "ext4.img")
-	for _, dir := range []string{"../../docs", "../../device", "../../hostring", "../../tools"} {
-		if err := os.CopyFS(filepath.Join(files, filepath.Base(dir)), os.DirFS(dir)); err != nil {
+	random := rand.NewChaCha8([32]byte{})
+	for i := range 300 {
+		dir := filepath.Join(files, fmt.Sprint("dir", i%20))
+		if err := os.MkdirAll(dir, 0o755); err != nil {
+			t.Fatal(err)
+		}
+		b := make([]byte, random.Uint64()%(64<<10))
+		_, _ = random.Read(b)
+		if err := os.WriteFile(filepath.Join(dir, fmt.Sprint("file", i)), b, 0o644); err != nil {
 			t.Fatal(err)
 		}
 	}

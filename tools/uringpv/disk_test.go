@@ -132,7 +132,7 @@ func FuzzParseDisk(f *testing.F) {
 		}
 		switch {
 		case d.Path == "",
-			d.Rings < 1 || d.Rings > maxRings,
+			d.Rings < 0 || d.Rings > maxRings,
 			d.Entries < 1 || d.Entries > maxEntries || d.Entries&(d.Entries-1) != 0,
 			d.SQPollIdle < 0 || d.SQPollIdle > maxSQPollIdle || d.SQPollIdle%time.Millisecond != 0,
 			d.SQPollCPU < -1 || d.SQPollCPU > maxCPU,

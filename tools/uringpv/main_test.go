@@ -61,7 +61,9 @@ func holdAWriteLock() {
 	if err := os.WriteFile(os.Args[1]+".locked", nil, 0o600); err != nil {
 		fatal(err)
 	}
-	select {}
+	for { // not select: where nothing else can wake it, the runtime calls that a deadlock
+		time.Sleep(time.Hour)
+	}
 }
 
 func fatal(err error) {
