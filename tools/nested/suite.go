@@ -55,6 +55,7 @@ type step struct {
 type result struct {
 	step
 	passed, failed, skipped int
+	begun                   time.Time
 	took                    time.Duration
 	err                     error
 }
@@ -112,7 +113,7 @@ Exit status: 0 if all tests passed, 1 if not, 125 if a machine could not be made
 	f := cmd.Flags()
 	f.BoolVar(&s.full, "full", false, "the whole matrix")
 	f.StringVar(&s.report, "report", "", "write the results to this file, as Markdown")
-	f.StringVar(&s.only, "only", ".", "run the steps whose names match this regular expression")
+	f.StringVar(&s.only, "only", ".", "run the steps that match this regular expression, which are called \"bare guests on Linux 6.12\" and so on")
 	f.StringVar(&s.guests, "guests", filepath.Join("bin", "guests"), "directory for the guests' files")
 	f.StringVar(&s.cache.Dir, "cache", os.Getenv("URINGPV_TEST_CACHE"), "directory of downloads (default $URINGPV_TEST_CACHE, or uringpv in the user's cache directory)")
 	f.StringVar(&s.cache.Mirror, "mirror", "", "URI of Debian's archive (default: the one that apt uses)")
@@ -138,13 +139,12 @@ func (s *suite) runAll(ctx context.Context) (err error) {
 	start := time.Now()
 	failed := 0
 	for _, st := range steps(s.full) {
-		if !only.MatchString(st.name) {
+		r := result{step: st, begun: time.Now()}
+		if !only.MatchString(st.name + " on " + r.where()) {
 			continue
 		}
-		r := result{step: st}
-		begin := time.Now()
 		r.err = s.run(ctx, &r)
-		r.took = time.Since(begin)
+		r.took = time.Since(r.begun)
 		if ctx.Err() != nil {
 			return context.Cause(ctx)
 		}
@@ -157,7 +157,7 @@ func (s *suite) runAll(ctx context.Context) (err error) {
 	fmt.Fprintf(s.stdout, "\n%s", s.table())
 	fmt.Fprintf(s.stdout, "%v in all\n", time.Since(start).Round(time.Second))
 	if s.report != "" {
-		if err := os.WriteFile(s.report, []byte(s.document()), 0o644); err != nil {
+		if err := s.writeReport(); err != nil {
 			return err
 		}
 	}
@@ -345,33 +345,4 @@ const rootSize = 384 << 20
 func (s *suite) makeRoot(ctx context.Context) (string, error) {
 	path := filepath.Join(s.guests, images.RootFile)
 	return path, s.images.BuildRoot(ctx, path, rootSize)
-}
-
-// table is the results as a Markdown table.
-func (s *suite) table() string {
-	var b strings.Builder
-	b.WriteString("| tests | host kernel | guest kernels | passed | failed | skipped | minutes | |\n|---|---|---|---|---|---|---|---|\n")
-	for _, r := range s.done {
-		state := "pass"
-		if r.err != nil {
-			state = "**fail**"
-		}
-		fmt.Fprintf(&b, "| %s | %s | %s | %d | %d | %d | %.1f | %s |\n", r.name, r.where(), strings.Join(r.guests, ", "),
-			r.passed, r.failed, r.skipped, r.took.Minutes(), state)
-	}
-	return b.String()
-}
-
-// document is the results for docs/.
-func (s *suite) document() string {
-	what := "make test-nested"
-	if s.full {
-		what = "make test-nested-full"
-	}
-	return fmt.Sprintf(`# The last run of %s
-
-Written by the command itself, %s. A test that is made of others counts as one more.
-Kernels are Debian's: 6.1 and 6.12 of Debian 12, the newest of sid, without a suffix the cloud kernels.
-
-%s`, what, time.Now().UTC().Format(time.DateOnly), s.table())
 }
