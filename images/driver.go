@@ -31,9 +31,9 @@ func (c *Cache) BuildModule(ctx context.Context, kernelName, name string, source
 	if err != nil {
 		return Module{}, err
 	}
-	dir, err := c.Made(ctx, name+"-"+kernelName, k.sum+sourceSum(source), func(dir string) error {
+	dir, err := c.Made(ctx, name+"-"+kernelName, k.sum+sourceSum(source)+k.flags(""), func(dir string) error {
 		fmt.Fprintf(c.report, "building %s.ko for Linux %s\n", name, k.release)
-		if out, err := k.make(ctx, dir, source, "modules", "W=1", "KCFLAGS=-Werror"); err != nil {
+		if out, err := k.make(ctx, dir, source, "modules", "W=1", "KCFLAGS="+k.flags(dir)); err != nil {
 			return fmt.Errorf("build %s.ko for Linux %s: %w\n%s", name, k.release, err, out)
 		}
 		return nil
@@ -61,7 +61,7 @@ func (c *Cache) CheckModule(ctx context.Context, kernelName string, source map[s
 		return nil, err
 	}
 	defer os.RemoveAll(dir)
-	out, err := k.make(ctx, dir, source, "modules", "C=2", "CHECK="+sparse)
+	out, err := k.make(ctx, dir, source, append([]string{"modules"}, sparse...)...)
 	if err != nil {
 		return nil, fmt.Errorf("check by sparse for Linux %s: %w\n%s", k.release, err, out)
 	}

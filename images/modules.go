@@ -84,6 +84,23 @@ func (m *modules) load(names []string) ([]Module, error) {
 				return err
 			}
 		}
+		soft, err := ModuleSoftDepends(data)
+		if err != nil {
+			return fmt.Errorf("%s: %w", path, err)
+		}
+		for _, d := range soft {
+			// An algorithm, for which there is a module of that name or, in plain C,
+			// one that ends in _generic; or it is built in by yet another.
+			for _, n := range []string{moduleName(d), moduleName(d) + "_generic"} {
+				if m.path[n] == "" {
+					continue
+				}
+				if err := add(n, name); err != nil {
+					return err
+				}
+				break
+			}
+		}
 		out = append(out, Module{name, data})
 		return nil
 	}
@@ -132,6 +149,31 @@ func ModuleDepends(module []byte) ([]string, error) {
 		return nil, err
 	}
 	return strings.Split(names, ","), nil
+}
+
+// ModuleSoftDepends is what a module asks the kernel for by name when it is
+// loaded, modprobe's "pre" soft dependencies (modprobe.d(5)).
+func ModuleSoftDepends(module []byte) ([]string, error) {
+	text, err := ModuleInfo(module, "softdep")
+	if err != nil {
+		return nil, err
+	}
+	return softDepends(text), nil
+}
+
+// softDepends is the names behind "pre:" in a line of softdep.
+func softDepends(text string) []string {
+	var names []string
+	pre := false
+	for _, word := range strings.Fields(text) {
+		switch {
+		case strings.HasSuffix(word, ":"):
+			pre = word == "pre:"
+		case pre:
+			names = append(names, word)
+		}
+	}
+	return names
 }
 
 // ModuleInfo is the value of the module's key, the first if there are several: a

@@ -45,7 +45,22 @@ func ext4Image(t *testing.T) string {
 	if err != nil {
 		t.Fatalf("mkfs.ext4: %v\n%s", err, out)
 	}
+	settled(t, image)
 	return image
+}
+
+// settled has the host's file system give a file all the blocks that it is going
+// to have: checksum is to leave them as they are.
+func settled(t *testing.T, path string) {
+	t.Helper()
+	f, err := os.Open(path)
+	if err != nil {
+		t.Fatal(err)
+	}
+	defer f.Close()
+	if err := f.Sync(); err != nil {
+		t.Fatal(err)
+	}
 }
 
 // grown returns a copy of image with n bytes more, none of them zero.
@@ -62,6 +77,7 @@ func grown(t *testing.T, image string, n int) string {
 	if err := os.WriteFile(path, b, 0o644); err != nil {
 		t.Fatal(err)
 	}
+	settled(t, path)
 	return path
 }
 

@@ -4,9 +4,13 @@ package main
 
 import (
 	"os"
+	"os/exec"
 	"path/filepath"
+	"regexp"
+	"strconv"
 	"strings"
 	"testing"
+	"time"
 
 	"golang.org/x/sys/unix"
 )
@@ -126,6 +130,132 @@ func TestLinuxWithABadHostDevice(t *testing.T) {
 			echo alive`
 		if console := r.run(t); !strings.Contains(console, "alive") {
 			t.Error(console)
+		}
+	})
+}
+
+// ioctls that stop all writing to a file system and let it go on (linux/fs.h); the
+// argument counts for nothing.
+const (
+	fiFreeze = 0xc0045877
+	fiThaw   = 0xc0045878
+)
+
+// freezable mounts an ext4 file system of size bytes, kept in memory.
+func freezable(t *testing.T, size int64) string {
+	t.Helper()
+	memory, dir := t.TempDir(), t.TempDir()
+	mounted := func(what, at, kind string) {
+		t.Helper()
+		if err := unix.Mount(what, at, kind, 0, ""); err != nil {
+			t.Fatalf("mount %s: %v", kind, err)
+		}
+		t.Cleanup(func() {
+			if err := unix.Unmount(at, 0); err != nil {
+				t.Errorf("unmount %s: %v", kind, err)
+			}
+		})
+	}
+	command := func(name string, args ...string) string {
+		t.Helper()
+		out, err := exec.Command(name, args...).CombinedOutput()
+		if err != nil {
+			t.Fatalf("%s: %v\n%s", name, err, out)
+		}
+		return strings.TrimSpace(string(out))
+	}
+	mounted("memory", memory, "tmpfs")
+	file := filepath.Join(memory, "ext4.img")
+	if err := os.WriteFile(file, nil, 0o600); err != nil {
+		t.Fatal(err)
+	}
+	if err := os.Truncate(file, size); err != nil {
+		t.Fatal(err)
+	}
+	command("mkfs.ext4", "-q", "-F", file)
+	device := command("losetup", "--find", "--show", file)
+	t.Cleanup(func() { command("losetup", "--detach", device) })
+	mounted(device, dir, "ext4")
+	return dir
+}
+
+// freeze stops all writing to the file system at dir, until thaw or the test's end.
+// Nothing that writes can be killed before: this comes after what the test starts.
+func freeze(t *testing.T, dir string) (thaw func()) {
+	t.Helper()
+	d, err := os.Open(dir)
+	if err != nil {
+		t.Fatal(err)
+	}
+	if err := unix.IoctlSetInt(int(d.Fd()), fiFreeze, 0); err != nil {
+		t.Fatalf("FIFREEZE: %v", err)
+	}
+	frozen := true
+	thaw = func() {
+		if !frozen {
+			return
+		}
+		frozen = false
+		if err := unix.IoctlSetInt(int(d.Fd()), fiThaw, 0); err != nil {
+			t.Errorf("FITHAW: %v", err)
+		}
+		d.Close()
+	}
+	t.Cleanup(thaw)
+	return thaw
+}
+
+// A host whose file system hangs for longer than the guest's patience: the driver
+// resets, which cannot end, waits, and writes again what it does not know to be
+// written. No program in the guest gets an error, and all that was written is there.
+func TestLinuxWaitsForAStuckHost(t *testing.T) {
+	inMachine(t)
+	eachLinux(t, []int{2}, func(t *testing.T, r linuxRun) {
+		dir := freezable(t, 96<<20)
+		path := filepath.Join(dir, "disk.img")
+		if err := os.WriteFile(path, nil, 0o600); err != nil {
+			t.Fatal(err)
+		}
+		if err := os.Truncate(path, 64<<20); err != nil {
+			t.Fatal(err)
+		}
+		r.fio = true
+		r.disks = []string{path}
+		r.script = `
+			echo 2000 >/sys/block/upv0/queue/io_timeout
+			exec 3<&0
+			(read x <&3; touch /tmp/done) &
+			n=0 status=0
+			while [ ! -e /tmp/done ] && [ $status = 0 ]; do
+				n=$((n + 1))
+				fio --name=v --filename=/dev/upv0 --rw=randwrite --bs=4k --verify=crc32c --verify_fatal=1 --ioengine=io_uring --direct=1 \
+					--iodepth=16 --size=4M --fsync=64 --randseed=$n >/tmp/log 2>&1 || { status=1; cat /tmp/log; }
+				echo "pass $n: status $status"
+			done
+			dmesg | grep -i 'I/O error\|error, dev upv0' && status=1
+			echo "$(dmesg | grep -c 'requests go on') times requests went on"
+			exit $status`
+		s := r.startSession(t)
+		s.expect("pass 1: status 0")
+		thaw := freeze(t, dir)
+		begin := time.Now()
+		s.expect("timed out on ring")
+		s.expect("I/O is stuck on the host; waiting")
+		t.Logf("the driver said that I/O is stuck after %v", time.Since(begin).Round(100*time.Millisecond))
+		time.Sleep(time.Second)
+		thaw()
+		s.expect(": status 0")
+		s.send("go")
+		status, console := s.end()
+		if status != 0 || !strings.Contains(console, "init: run: exit 0") {
+			t.Errorf("exit status %d\n%s\n%s", status, console, &s.stderr)
+		}
+		m := regexp.MustCompile(`(?m)^(\d+) times requests went on`).FindStringSubmatch(console)
+		if m == nil {
+			t.Fatalf("no count of resets\n%s", console)
+		}
+		if n, _ := strconv.Atoi(m[1]); n < 1 {
+			t.Errorf("no reset came to an end\n%s", console)
 		}
 	})
 }
