@@ -20,7 +20,7 @@ VERSION := $(shell git describe --tags --always --dirty 2>/dev/null || echo unkn
 LDFLAGS := -X main.version=$(VERSION)
 
 .DEFAULT_GOAL := build
-.PHONY: help build run nested linux test test-nested test-nested-full test-race check-generated fuzz lint fmt bench generate clean
+.PHONY: help build run nested linux test test-nested test-nested-full test-race check-generated fuzz lint fmt bench features generate clean
 
 help: ## list the targets
 	@awk 'BEGIN { FS = ":.*## " } /^[a-z-]+:.*## / { printf "  make %-16s %s\n", $$1, $$2 }' $(MAKEFILE_LIST)
@@ -99,11 +99,18 @@ fmt: ## gofmt every Go file
 bench: build ## guest against host, 4 KiB random reads, depths 1 and 32
 	./$(BIN) bench $(BENCHARGS)
 
+# Where a host cannot try a case, another one's report may be added by FEATURES.
+features: build ## run the conformance guest and write docs/protocol.md's table of features
+	./$(BIN) run --guest conformance --report json > bin/conformance.json
+	$(GO) run ./tools/features docs/protocol.md bin/conformance.json $(FEATURES)
+
 generate: ## rebuild the generated files that are committed (needs gcc)
 	$(MAKE) -C guest/bare
+	$(MAKE) -C device/uringpv/isolated/owner
 
 check-generated: ## do the committed generated files match their source?
 	@$(MAKE) --no-print-directory -C guest/bare check
+	@$(MAKE) --no-print-directory -C device/uringpv/isolated/owner check
 
 clean: ## remove what make built
 	rm -rf bin

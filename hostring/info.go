@@ -86,3 +86,83 @@ func parseInfo(in io.Reader) (Info, error) {
 	}
 	return info, nil
 }
+
+// Held counts what the kernel's account of the ring lists of requests that wait
+// for a file to become ready, and of CQEs that found the CQ ring full. It stops
+// counting at most. Like Info it may fail while somebody has the ring's lock, and
+// must not be called at the same time as that or Close.
+func (r *Ring) Held(most int) (int, error) {
+	if r.info == nil {
+		if _, err := r.Info(); err != nil {
+			return 0, err
+		}
+	}
+	if r.heldText == nil {
+		r.heldText = make([]byte, heldChunk)
+	}
+	var c heldCounter
+	for off := int64(0); ; {
+		n, err := r.info.ReadAt(r.heldText, off)
+		c.add(r.heldText[:n])
+		if c.n >= most {
+			return c.n, nil
+		}
+		off += int64(n)
+		switch {
+		case errors.Is(err, io.EOF):
+			if !c.listed || c.noThread && r.params.Flags&SetupSQPoll != 0 {
+				return 0, errNoLists
+			}
+			return c.n, nil
+		case err != nil:
+			return 0, err
+		}
+	}
+}
+
+// heldChunk is how much of an account is read at a time, in bytes.
+const heldChunk = 32 << 10
+
+// errNoLists says that the account lacks the lists that Held counts, or a part of
+// them: kernels that print them without the ring's lock name no SQ thread then.
+var errNoLists = errors.New("fdinfo of a ring: no whole PollList and CqOverflowList")
+
+// heldCounter counts the lines below the headings "PollList:" and
+// "CqOverflowList:", which are indented. Other lists, such as those of SQEs and
+// CQEs, have other headings.
+type heldCounter struct {
+	n        int  // lines counted
+	listed   bool // the last heading was seen
+	noThread bool // it says that there is no SQ thread
+	list     bool // the lines are ones to count
+
+	line [20]byte // how the line in hand begins
+	len  int      // of what line holds
+}
+
+// add goes on with the text b.
+func (c *heldCounter) add(b []byte) {
+	for _, x := range b {
+		if x != '\n' {
+			if c.len < len(c.line) {
+				c.line[c.len] = x
+				c.len++
+			}
+			continue
+		}
+		switch line := c.line[:c.len]; {
+		case len(line) > 0 && line[0] == ' ':
+			if c.list {
+				c.n++
+			}
+		case bytes.HasPrefix(line, []byte("PollList:")):
+			c.list = true
+		case bytes.HasPrefix(line, []byte("CqOverflowList:")):
+			c.list, c.listed = true, true
+		default:
+			c.list = false
+			c.noThread = c.noThread || bytes.Equal(line, []byte("SqThread:\t-1"))
+		}
+		c.len = 0
+	}
+}

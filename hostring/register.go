@@ -80,6 +80,21 @@ func (r *Ring) RegisterFilesSparse(n uint32) error {
 	return err
 }
 
+// fileIndexRange is struct io_uring_file_index_range.
+type fileIndexRange struct {
+	_    structs.HostLayout
+	off  uint32
+	len  uint32
+	resv uint64
+}
+
+// RegisterFileAllocRange says which entries of the file table the kernel may
+// choose by itself (Linux 6.0): n from off on.
+func (r *Ring) RegisterFileAllocRange(off, n uint32) error {
+	_, err := registerStruct(r.fd, RegisterFileAllocRange, &fileIndexRange{off: off, len: n}, 0)
+	return err
+}
+
 // UnregisterFiles drops the registered files.
 func (r *Ring) UnregisterFiles() error { return registerNil(r.fd, UnregisterFiles) }
 

@@ -3,6 +3,7 @@
 package hostring
 
 import (
+	"errors"
 	"fmt"
 	"os"
 	"sync"
@@ -65,14 +66,14 @@ type Ring struct {
 
 	info     *os.File // of Info, once it was called
 	infoText []byte
+	heldText []byte // of Held, likewise
 
 	once sync.Once
 	err  error // of Close
 }
 
-// New makes an io_uring instance. The error is an *Error for a failed system
-// call.
-func New(c Config) (_ *Ring, err error) {
+// Params is what c asks of io_uring_setup(2).
+func (c *Config) Params() (Params, error) {
 	p := Params{
 		CQEntries:    c.CQEntries,
 		Flags:        c.Flags,
@@ -82,10 +83,35 @@ func New(c Config) (_ *Ring, err error) {
 	}
 	if c.Flags&SetupNoMmap != 0 {
 		if c.Rings.Len() == 0 || c.SQEs.Len() == 0 {
-			return nil, fmt.Errorf("io_uring in caller memory: no memory given: %w", unix.EINVAL)
+			return p, fmt.Errorf("io_uring in caller memory: no memory given: %w", unix.EINVAL)
 		}
 		p.CQOff.UserAddr = uint64(c.Rings.Addr())
 		p.SQOff.UserAddr = uint64(c.SQEs.Addr())
+	}
+	return p, nil
+}
+
+// Adopt makes a Ring of an io_uring instance that another process has made as c
+// says, with SetupNoMmap, in memory that this process shares at the same
+// addresses. p is what io_uring_setup(2) returned there. fd becomes the Ring's,
+// also if there is an error.
+//
+// The other process's memory is what the ring's requests read and write as long as
+// its SQ thread submits them: this one must not submit.
+func Adopt(fd int, p Params, c Config) (_ *Ring, err error) {
+	r := &Ring{fd: fd, params: p}
+	if err := r.locate(c.Rings, c.SQEs, c.External); err != nil {
+		return nil, errors.Join(err, r.Close())
+	}
+	return r, nil
+}
+
+// New makes an io_uring instance. The error is an *Error for a failed system
+// call.
+func New(c Config) (_ *Ring, err error) {
+	p, err := c.Params()
+	if err != nil {
+		return nil, err
 	}
 	r := &Ring{fd: -1}
 	if r.fd, err = setup(c.Entries, &p); err != nil {

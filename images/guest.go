@@ -18,11 +18,11 @@ var guestInit []byte
 
 // What a guest's initramfs has besides the kernel's modules and the driver.
 var (
-	guestPackages = []string{"bash", "busybox-static", "dash", "e2fsprogs", "util-linux", "mount", "fdisk"}
+	guestPackages = []string{"bash", "busybox-static", "dash", "e2fsprogs", "util-linux", "mount", "fdisk", "strace"}
 	guestPrograms = []string{
 		"bin/bash", "bin/busybox", "bin/dash", "sbin/mke2fs", "sbin/mkfs.ext4", "sbin/e2fsck", "sbin/fsck.ext4", "sbin/debugfs", "sbin/tune2fs", "sbin/resize2fs", "etc/mke2fs.conf",
 		"bin/lsblk", "sbin/blkdiscard", "sbin/blockdev", "sbin/blkid", "sbin/fstrim", "bin/mount", "bin/umount", "bin/findmnt", "usr/bin/taskset",
-		"sbin/sfdisk", "sbin/losetup", "sbin/blkzone",
+		"sbin/sfdisk", "sbin/losetup", "sbin/blkzone", "usr/bin/strace",
 	}
 	fioPackages  = []string{"fio"}
 	fioPrograms  = []string{"usr/bin/fio"}

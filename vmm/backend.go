@@ -6,8 +6,11 @@ import (
 	"errors"
 	"fmt"
 	"log/slog"
+	"strings"
 
 	"github.com/uringpv/uringpv/device/uringpv"
+	"github.com/uringpv/uringpv/device/uringpv/abi"
+	"github.com/uringpv/uringpv/device/uringpv/isolated"
 	"github.com/uringpv/uringpv/device/uringpv/mixed"
 	"github.com/uringpv/uringpv/device/uringpv/passthrough"
 	"github.com/uringpv/uringpv/device/uringpv/relay"
@@ -21,54 +24,102 @@ type Chosen struct {
 	Why     string
 }
 
-// chooseBackend makes the backend that c asks for.
-func chooseBackend(c *DeviceConfig, m *memmap.Memory, log *slog.Logger) (uringpv.Backend, Chosen, error) {
-	got := Chosen{Device: c.Name}
-	switch c.Backend {
-	case ChooseAuto, ChooseRelay, ChoosePassthrough:
-	default:
-		return nil, got, fmt.Errorf("device %s: backend %q: must be auto, relay or passthrough", c.Name, c.Backend)
-	}
-	if c.Backend != ChooseRelay {
+// backends are the ways, fastest first, in which a device may be served.
+var backends = []struct {
+	choice Choice
+	make   func(*DeviceConfig, *memmap.Memory, *slog.Logger) (uringpv.Backend, error)
+}{
+	{ChoosePassthrough, func(c *DeviceConfig, m *memmap.Memory, log *slog.Logger) (uringpv.Backend, error) {
 		b, err := passthrough.New(passthrough.Config{Memory: m, Files: c.Files, Logger: log})
-		if err == nil {
-			got.Backend, got.Why = string(ChoosePassthrough), "asked for"
-			if c.Backend == ChooseAuto {
-				got.Why = "the fastest, and this host and these disks permit it"
-			}
-			return withRelay(b, c, m, log), got, nil
+		if err != nil {
+			return nil, err
 		}
-		if c.Backend == ChoosePassthrough || !relayMayServe(err) {
-			return nil, got, fmt.Errorf("device %s: backend passthrough: %w", c.Name, err)
+		return withRelay(b, c, m, log), nil
+	}},
+	{ChooseIsolated, func(c *DeviceConfig, m *memmap.Memory, log *slog.Logger) (uringpv.Backend, error) {
+		b, err := isolated.New(isolated.Config{Memory: m, Files: c.Files, Logger: log})
+		if err != nil {
+			return nil, err
 		}
-		got.Why = err.Error()
-	}
-	b, err := relay.New(relay.Config{Memory: m, Files: c.Files, Logger: log})
-	if err != nil {
-		return nil, got, fmt.Errorf("device %s: backend relay: %w", c.Name, err)
-	}
-	got.Backend = string(ChooseRelay)
-	if c.Backend == ChooseRelay {
-		got.Why = "asked for"
-	}
-	return b, got, nil
+		return withRelay(b, c, m, log), nil
+	}},
+	{ChooseRelay, func(c *DeviceConfig, m *memmap.Memory, log *slog.Logger) (uringpv.Backend, error) {
+		b, err := relay.New(relay.Config{Memory: m, Files: c.Files, Logger: log})
+		if err != nil {
+			return nil, err
+		}
+		return b, nil
+	}},
 }
 
-// withRelay puts the relay behind passthrough, for opcodes that only it can offer.
+// chooseBackend makes the backend that c asks for. With ChooseAuto it is the
+// fastest that can carry what the device exports: passthrough has no opcode with
+// a pointer, which sockets, pipes and the like want, and one bound for the growth
+// of all the process's files.
+func chooseBackend(c *DeviceConfig, m *memmap.Memory, log *slog.Logger) (uringpv.Backend, Chosen, error) {
+	got := Chosen{Device: c.Name}
+	auto := c.Backend == ChooseAuto
+	var not []string // why others cannot serve the device
+	var last error
+	for _, b := range backends {
+		if !auto && b.choice != c.Backend {
+			continue
+		}
+		if auto && b.choice == ChoosePassthrough && !onlyDisks(c.Files) {
+			not = append(not, "the device has more than disks, for which passthrough has no opcodes")
+			continue
+		}
+		made, err := b.make(c, m, log)
+		if err == nil {
+			got.Backend, got.Why = string(b.choice), "asked for"
+			if auto {
+				got.Why = "the fastest, and this host and these files permit it"
+			}
+			if len(not) > 0 {
+				got.Why = strings.Join(not, "; ")
+			}
+			return made, got, nil
+		}
+		last = fmt.Errorf("device %s: backend %s: %w", c.Name, b.choice, err)
+		if !auto || !anotherMayServe(err) {
+			return nil, got, last
+		}
+		not = append(not, err.Error())
+	}
+	if last == nil {
+		last = fmt.Errorf("device %s: backend %q: must be auto, relay, passthrough or isolated", c.Name, c.Backend)
+	}
+	return nil, got, last
+}
+
+// onlyDisks says whether there is nothing but disks.
+func onlyDisks(files []uringpv.File) bool {
+	for i := range files {
+		if files[i].Kind != abi.FileDisk {
+			return false
+		}
+	}
+	return true
+}
+
+// withRelay puts the relay behind a faster backend, for what only it can offer.
 // Without it the device offers fewer opcodes.
 func withRelay(fast uringpv.Backend, c *DeviceConfig, m *memmap.Memory, log *slog.Logger) uringpv.Backend {
 	r, err := relay.New(relay.Config{Memory: m, Files: c.Files, Unpinned: true, Logger: log})
 	if err != nil {
-		log.Warn("no relay behind passthrough: guests cannot discard", "device", c.Name, "error", err)
+		log.Warn("no relay behind the faster backend: guests have fewer opcodes and cannot discard", "backend", fast.Kind(), "device", c.Name, "error", err)
 		return fast
 	}
 	return mixed.New(fast, r)
 }
 
-// relayMayServe says whether what keeps passthrough from working does not
-// concern the relay.
-func relayMayServe(err error) bool {
-	for _, reason := range []error{passthrough.ErrUnsupported, passthrough.ErrGrowth, passthrough.ErrMemlock, passthrough.ErrIntegrity} {
+// anotherMayServe says whether what keeps a backend from working does not concern
+// the next one.
+func anotherMayServe(err error) bool {
+	for _, reason := range []error{
+		passthrough.ErrUnsupported, passthrough.ErrGrowth, passthrough.ErrMemlock, passthrough.ErrIntegrity,
+		isolated.ErrUnsupported, isolated.ErrMemlock, isolated.ErrPeer,
+	} {
 		if errors.Is(err, reason) {
 			return true
 		}

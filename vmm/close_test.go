@@ -41,6 +41,10 @@ func (stubbornRing) Enter(_, _ uint32) error      { return nil }
 func (stubbornRing) Stats() (s uringpv.RingStats) { return s }
 func (stubbornRing) SystemCalls() uint64          { return 0 }
 
+func (stubbornRing) UpdateFiles(int, []*uringpv.File) error  { return nil }
+func (stubbornRing) UpdateBuffers(int, []memmap.Range) error { return nil }
+func (stubbornRing) SetVector(int) error                     { return nil }
+
 func (r stubbornRing) Close(context.Context) error {
 	if len(r.b.ringErrs) == 0 {
 		return nil

@@ -10,6 +10,7 @@ import (
 	"time"
 
 	"github.com/uringpv/uringpv/device/uringpv"
+	"github.com/uringpv/uringpv/device/uringpv/abi"
 )
 
 // MaxCPUs is the most vCPUs of a machine.
@@ -50,6 +51,7 @@ const (
 	ChooseAuto        Choice = "auto"
 	ChooseRelay       Choice = "relay"
 	ChoosePassthrough Choice = "passthrough"
+	ChooseIsolated    Choice = "isolated"
 )
 
 // DeviceConfig is a uringpv device, a PCI function of the machine.
@@ -62,6 +64,7 @@ type DeviceConfig struct {
 	SQPoll       bool          // the guest may have its rings polled
 	SQThreadIdle time.Duration // 0: the backend's default
 	SQThreadCPU  int           // -1: any
+	Deny         abi.Opcodes   // opcodes that the guest does not get, whatever the backend has
 }
 
 // check says what is wrong with what no other package checks.

@@ -173,12 +173,15 @@ func (d *Device) fileInfo(index uint32, _ []byte) ([]byte, error) {
 		return nil, guestErrorf(unix.EBADF, "file %d: there are %d", index, len(d.files))
 	}
 	f := &d.files[index]
-	size, err := f.Size()
-	if err != nil {
-		return nil, &HostError{"size of file " + f.Name, err}
+	var size int64
+	if f.Size != nil {
+		var err error
+		if size, err = f.Size(); err != nil {
+			return nil, &HostError{"size of file " + f.Name, err}
+		}
 	}
 	info := abi.File{
-		Kind:           abi.FileDisk,
+		Kind:           f.Kind,
 		Size:           uint64(max(size, 0)),
 		BlockSize:      f.BlockSize,
 		DIOMemAlign:    1,
@@ -186,6 +189,12 @@ func (d *Device) fileInfo(index uint32, _ []byte) ([]byte, error) {
 	}
 	if f.ReadOnly {
 		info.Flags |= abi.FileReadonly
+	}
+	if f.WriteOnly {
+		info.Flags |= abi.FileWriteonly
+	}
+	if f.Unconnected {
+		info.Flags |= abi.FileUnconnected
 	}
 	if f.BlockDevice {
 		info.Flags |= abi.FileBlockdev

@@ -163,7 +163,7 @@ func TestIdentify(t *testing.T) {
 	g, f := newGuest(t, memmap.MinRAM)
 	got, errno := devicetest.Get[abi.Identity](g, abi.CmdIdentify, 0)
 	want := abi.Identity{
-		Version: 0x10001, Backend: abi.BackendRelay, AddrBase: uint64(g.Memory.Base()),
+		Version: 0x10002, Backend: abi.BackendRelay, AddrBase: uint64(g.Memory.Base()),
 		NumRings: 4, NumVectors: 4, NumFiles: 3, NumBuffers: 1,
 		MaxSQEntries: 256, MaxCQEntries: 512,
 		SetupFlags: f.caps.SetupFlags, RingFeatures: f.caps.Features, SQEFlags: uint32(f.caps.SQEFlags), SQEFlagsRequired: uint32(f.caps.SQEFlagsRequired),
@@ -202,8 +202,8 @@ func TestFileInfo(t *testing.T) {
 	size, sizeErr := int64(1000), error(nil)
 	g, _ := newGuest(t, memmap.MinRAM, func(c *uringpv.Config, _ *fake) {
 		c.Files = []uringpv.File{
-			{Name: "plain", Serial: "1", BlockSize: 512, DIOMemAlign: 4096, DIOOffsetAlign: 4096, Size: func() (int64, error) { return size, sizeErr }},
-			{Name: strings.Repeat("n", 100), Serial: strings.Repeat("s", 100), BlockSize: 4096, DIOMemAlign: 512, DIOOffsetAlign: 4096,
+			{Kind: abi.FileDisk, Name: "plain", Serial: "1", BlockSize: 512, DIOMemAlign: 4096, DIOOffsetAlign: 4096, Size: func() (int64, error) { return size, sizeErr }},
+			{Kind: abi.FileRegular, Name: strings.Repeat("n", 100), Serial: strings.Repeat("s", 100), BlockSize: 4096, DIOMemAlign: 512, DIOOffsetAlign: 4096,
 				ReadOnly: true, Direct: true, BlockDevice: true, Size: func() (int64, error) { return 1 << 40, nil }},
 		}
 	})
@@ -217,7 +217,7 @@ func TestFileInfo(t *testing.T) {
 	if got, _ := devicetest.Get[abi.File](g, abi.CmdFileInfo, 0); got.Size != 2000 {
 		t.Errorf("size %d, want 2000", got.Size)
 	}
-	want = abi.File{Kind: abi.FileDisk, Flags: abi.FileReadonly | abi.FileDirect | abi.FileBlockdev, Size: 1 << 40, BlockSize: 4096, DIOMemAlign: 512, DIOOffsetAlign: 4096}
+	want = abi.File{Kind: abi.FileRegular, Flags: abi.FileReadonly | abi.FileDirect | abi.FileBlockdev, Size: 1 << 40, BlockSize: 4096, DIOMemAlign: 512, DIOOffsetAlign: 4096}
 	copy(want.Name[:], strings.Repeat("n", 63))
 	copy(want.Serial[:], strings.Repeat("s", 31))
 	if got, errno := devicetest.Get[abi.File](g, abi.CmdFileInfo, 1); errno != 0 || got != want {
@@ -231,6 +231,51 @@ func TestFileInfo(t *testing.T) {
 	sizeErr = &uringpv.HostError{Op: "fstat", Err: unix.ESTALE}
 	if _, errno := devicetest.Get[abi.File](g, abi.CmdFileInfo, 0); errno != unix.ESTALE {
 		t.Errorf("size unknown: %v, want ESTALE", errno)
+	}
+}
+
+func TestFileInfoTellsKindAndFlags(t *testing.T) {
+	peer := &unix.SockaddrUnix{Name: "/x"}
+	files := []uringpv.File{
+		{Name: "s", Kind: abi.FileStream, BlockSize: 1},
+		{Name: "u", Kind: abi.FileStream, Unconnected: true, Peer: peer},
+		{Name: "d", Kind: abi.FileDgram, AnyPeer: true},
+		{Name: "l", Kind: abi.FileListener},
+		{Name: "r", Kind: abi.FilePipe, ReadOnly: true},
+		{Name: "w", Kind: abi.FilePipe, WriteOnly: true},
+		{Name: "e", Kind: abi.FileEventfd},
+		{Name: "t", Kind: abi.FileTap},
+	}
+	flags := []uint32{0, abi.FileUnconnected, 0, 0, abi.FileReadonly, abi.FileWriteonly, 0, 0}
+	g, _ := newGuest(t, memmap.MinRAM, func(c *uringpv.Config, _ *fake) { c.Files = files })
+	for i, f := range files {
+		want := abi.File{Kind: f.Kind, Flags: flags[i], BlockSize: f.BlockSize, DIOMemAlign: 1, DIOOffsetAlign: 1}
+		copy(want.Name[:], f.Name)
+		if got, errno := devicetest.Get[abi.File](g, abi.CmdFileInfo, uint32(i)); errno != 0 || got != want {
+			t.Errorf("%v, %+v\nwant %+v", errno, got, want)
+		}
+	}
+}
+
+func TestDeniedOpcodesAreNotOffered(t *testing.T) {
+	g, f := newGuest(t, memmap.MinRAM, func(c *uringpv.Config, _ *fake) {
+		c.Deny = abi.OpcodesOf(hostring.OpFsync, hostring.OpFallocate, hostring.OpSocket)
+	})
+	left := abi.OpcodesOf(hostring.OpNop, hostring.OpReadFixed, hostring.OpWriteFixed)
+	id, errno := devicetest.Get[abi.Identity](g, abi.CmdIdentify, 0)
+	if errno != 0 || id.Opcodes != left || !id.OpcodesExtra.Empty() {
+		t.Errorf("%v: opcodes %v, extra %v", errno, id.Opcodes.List(), id.OpcodesExtra.List())
+	}
+	for _, op := range []uint8{hostring.OpFsync, hostring.OpFallocate} {
+		s, _ := devicetest.RingAt(0x10000, 8)
+		s.Opcodes = abi.OpcodesOf(op)
+		if _, errno := g.Setup(0, s); errno != unix.EACCES {
+			t.Errorf("a ring with opcode %d: %v, want EACCES", op, errno)
+		}
+	}
+	setUp(t, g, 0)
+	if got := f.ring(0).spec.Policy.Opcodes; got != left {
+		t.Errorf("the ring may %v, want %v", got.List(), left.List())
 	}
 }
 
@@ -295,7 +340,7 @@ func TestProbeSaysWhatTheRingMay(t *testing.T) {
 	}{
 		{"no ring", 0, abi.Register{Opcode: 8, Addr: at}, unix.ENXIO},
 		{"no such index", 4, abi.Register{Opcode: 8, Addr: at}, unix.ENXIO},
-		{"another opcode", 1, abi.Register{Opcode: 0, Addr: at}, unix.EINVAL},
+		{"another opcode", 1, abi.Register{Opcode: 2, Addr: at}, unix.EINVAL},
 		{"use of a registered ring", 1, abi.Register{Opcode: 8 | 1<<31, Addr: at}, unix.EINVAL},
 		{"too many", 1, abi.Register{Opcode: 8, NrArgs: 257, Addr: at}, unix.EINVAL},
 		{"far too many", 1, abi.Register{Opcode: 8, NrArgs: 0xffffffff, Addr: at}, unix.EINVAL},
@@ -372,6 +417,25 @@ func TestConfigThatMakesNoSenseIsRefused(t *testing.T) {
 		{"endless idle", "whole milliseconds", func(c *uringpv.Config, _ *fake) { c.SQThreadIdle = 1e6 << 32 }},
 		{"too many files", "9 files: backend relay can have 8", func(c *uringpv.Config, _ *fake) { c.Files = make([]uringpv.File, 9) }},
 		{"too much RAM", "takes 4 buffers: backend relay can have 3", func(c *uringpv.Config, f *fake) { c.Memory, f.caps.MaxBuffers = big, 3 }},
+		{"a file of no kind", `file 1, "b": kind 0: must be 1 to 8`, func(c *uringpv.Config, _ *fake) {
+			c.Files = []uringpv.File{testFile("a", 1), testFile("b", 1)}
+			c.Files[1].Kind = 0
+		}},
+		{"a file of an unknown kind", "kind 9: must be 1 to 8", func(c *uringpv.Config, _ *fake) { c.Files = []uringpv.File{{Kind: 9}} }},
+		{"a disk without a size", "disks and regular files have one", func(c *uringpv.Config, _ *fake) { c.Files = []uringpv.File{{Kind: abi.FileDisk}} }},
+		{"a socket with a size", "others do not", func(c *uringpv.Config, _ *fake) {
+			c.Files = []uringpv.File{testFile("a", 1)}
+			c.Files[0].Kind = abi.FileStream
+		}},
+		{"a pipe without a direction", "at once", func(c *uringpv.Config, _ *fake) {
+			c.Files = []uringpv.File{{Kind: abi.FilePipe, ReadOnly: true, WriteOnly: true}}
+		}},
+		{"nobody to connect to", "with a peer", func(c *uringpv.Config, _ *fake) { c.Files = []uringpv.File{{Kind: abi.FileStream, Unconnected: true}} }},
+		{"a pipe to connect", "stream or a datagram socket", func(c *uringpv.Config, _ *fake) {
+			c.Files = []uringpv.File{{Kind: abi.FilePipe, Unconnected: true, Peer: &unix.SockaddrUnix{Name: "x"}}}
+		}},
+		{"a stream to any peer", "any peer", func(c *uringpv.Config, _ *fake) { c.Files = []uringpv.File{{Kind: abi.FileStream, AnyPeer: true}} }},
+		{"everything denied", "all opcodes that its rings have are denied", func(c *uringpv.Config, f *fake) { c.Deny = f.caps.Opcodes }},
 		{"nothing allowed", "allows no opcode", func(_ *uringpv.Config, f *fake) { f.caps.Opcodes = abi.Opcodes{} }},
 		{"contradiction", "requires SQE flags 0x1", func(_ *uringpv.Config, f *fake) { f.caps.SQEFlags = 0 }},
 		{"backend's entries", "rings of 48 entries", func(_ *uringpv.Config, f *fake) { f.caps.MaxEntries = 48 }},

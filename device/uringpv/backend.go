@@ -4,8 +4,12 @@ package uringpv
 
 import (
 	"context"
+	"errors"
+	"fmt"
 	"log/slog"
 	"time"
+
+	"golang.org/x/sys/unix"
 
 	"github.com/uringpv/uringpv/device/uringpv/abi"
 	"github.com/uringpv/uringpv/hostring"
@@ -106,6 +110,7 @@ type RingSpec struct {
 
 	Memory   *memmap.Memory // guest RAM, for addresses in SQEs
 	Files    []File         // file i of the ring
+	Slots    int            // entries of the file table, at least len(Files), at most MaxFiles; the others are empty
 	Buffers  []memmap.Range // buffer i of the ring
 	WholeRAM bool           // Buffers is the buffer table: all of guest RAM
 	Policy   Policy         // what SQEs of this ring may be
@@ -123,9 +128,9 @@ type RingSpec struct {
 	Logger *slog.Logger // never nil; not for every I/O
 }
 
-// Ring is a guest's ring that a backend serves. The device calls Enter, Close
-// and Params one at a time, Stats and SystemCalls at any time, also during
-// Close and after it.
+// Ring is a guest's ring that a backend serves. The device calls Stats and
+// SystemCalls at any time, also during Close and after it, the others one at a
+// time.
 type Ring interface {
 	// Params are the parameters as io_uring_setup(2) returns them: entry
 	// counts, features, and the offsets of the ring's words in RingSpec.Rings.
@@ -139,6 +144,23 @@ type Ring interface {
 	// disturb KVM_RUN; it may leave the work to the ring's own thread. An error
 	// wraps a unix.Errno, the command's result.
 	Enter(toSubmit, flags uint32) error
+
+	// UpdateFiles puts files into the ring's table, from slot on: nil leaves an
+	// entry as it is, NoFile empties it. Requests in flight keep the file that
+	// they began with. The device has checked that the entries are within
+	// RingSpec.Slots, and that there is one at least. An error is the host's, as
+	// Enter's; then a part of the entries may have changed.
+	UpdateFiles(slot int, files []*File) error
+
+	// UpdateBuffers replaces the ring's buffers from index on; a range of length
+	// 0 empties an entry. Requests in flight keep theirs. The device has checked
+	// the ranges as RingSpec says, and that the entries, one at least, are within
+	// len(RingSpec.Buffers). Errors as UpdateFiles'.
+	UpdateBuffers(index int, ranges []memmap.Range) error
+
+	// SetVector makes completions signal the eventfd fd from now on, or none if
+	// it is -1. With an error, the host's, all is as before.
+	SetVector(fd int) error
 
 	// Stats are the counters since NewRing; those that the backend's
 	// Capabilities.Stats does not name are zero.
@@ -160,20 +182,58 @@ type Ring interface {
 	Close(ctx context.Context) error
 }
 
+// ErrElsewhere, in an error of Backend.NewRing, says that what keeps this backend
+// from making the ring does not concern another.
+var ErrElsewhere = errors.New("another backend may serve this ring")
+
+// NoFile, in UpdateFiles, is the entry without a file.
+var NoFile = &File{FD: -1}
+
+// Seekable says whether the file is read and written at offsets and has a size.
+func (f *File) Seekable() bool { return f.Kind == abi.FileDisk || f.Kind == abi.FileRegular }
+
+// check says what is wrong with a file as its owner describes it.
+func (f *File) check() error {
+	socket := f.Kind == abi.FileStream || f.Kind == abi.FileDgram
+	switch {
+	case f.Kind < abi.FileDisk || f.Kind > abi.FileTap:
+		return fmt.Errorf("kind %d: must be %d to %d", f.Kind, abi.FileDisk, abi.FileTap)
+	case f.Seekable() != (f.Size != nil):
+		return fmt.Errorf("kind %d and a size: disks and regular files have one, others do not", f.Kind)
+	case f.ReadOnly && f.WriteOnly:
+		return errors.New("for reading only and for writing only at once")
+	case f.Unconnected && (!socket || f.Peer == nil):
+		return errors.New("unconnected: must be a stream or a datagram socket with a peer to connect to")
+	case f.AnyPeer && f.Kind != abi.FileDgram:
+		return errors.New("any peer: must be a datagram socket")
+	}
+	return nil
+}
+
 // File is one of the host's files that guests may use. The descriptor stays its
 // owner's and must outlive the Device.
 type File struct {
 	FD     int
+	Kind   abi.FileKind
 	Name   string // UTF-8, shown to the guest, cut to 63 bytes
 	Serial string // ASCII, shown to the guest, cut to 31 bytes
 
 	// Size is the file's size in bytes at this moment. It may make a system call.
+	// Nil for what has no size: sockets, pipes, eventfds, network interfaces.
 	Size func() (int64, error)
 
 	ReadOnly    bool // the descriptor is open for reading only
+	WriteOnly   bool // the descriptor is open for writing only
+	Unconnected bool // a socket that the guest connects itself, to Peer only
 	Direct      bool // O_DIRECT: DIOMemAlign and DIOOffsetAlign apply
 	Poll        bool // rings with IORING_SETUP_IOPOLL may read and write it
 	BlockDevice bool // a block device: writes at its end give ENOSPC, no EFBIG
+
+	// Peer is the address of a socket's other side: the one that CONNECT may
+	// name with Unconnected, and the one that a datagram may be sent to. Nil: a
+	// datagram may name none.
+	Peer    unix.Sockaddr
+	AnyPeer bool // a datagram socket that may send to any address that the host reaches
 
 	BlockSize      uint32 // logical block size in bytes, a power of two
 	DIOMemAlign    uint32 // alignment of addresses in bytes, a power of two; 1 without Direct

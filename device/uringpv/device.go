@@ -37,6 +37,7 @@ type Config struct {
 	Rings      int            // rings, doorbells and vectors, 1 to MaxRings
 	MaxEntries uint32         // of an SQ ring, a power of two; cut to what the backend can
 	Files      []File         // at most ReservedFile, less if the backend can do with less
+	Deny       abi.Opcodes    // opcodes that the device does not offer, although the backend could
 	Memory     *memmap.Memory // guest RAM; stays the caller's and must outlive the Device
 
 	// Backend serves the rings. It is the Device's once New has succeeded.
@@ -116,6 +117,15 @@ func New(c Config) (_ *Device, err error) {
 	}
 	if len(c.Files) > caps.MaxFiles {
 		return nil, fmt.Errorf("%d files: backend %s can have %d at most", len(c.Files), c.Backend.Kind(), caps.MaxFiles)
+	}
+	for i := range c.Files {
+		if err := c.Files[i].check(); err != nil {
+			return nil, fmt.Errorf("file %d, %q: %w", i, c.Files[i].Name, err)
+		}
+	}
+	caps.Opcodes, caps.Extra = caps.Opcodes.Without(&c.Deny), caps.Extra.Without(&c.Deny)
+	if caps.Opcodes.Empty() {
+		return nil, fmt.Errorf("backend %s: all opcodes that its rings have are denied", c.Backend.Kind())
 	}
 	d := &Device{
 		name:       c.Name,

@@ -7,6 +7,7 @@ import (
 	"errors"
 	"fmt"
 	"math/bits"
+	"slices"
 	"sync"
 	"sync/atomic"
 	"testing"
@@ -32,7 +33,10 @@ type fake struct {
 	newRing func(uringpv.RingSpec) error
 	enter   func(toSubmit, flags uint32) error
 	close   func(ctx context.Context, ring int) error
-	closing error // of Close
+	// Of the updates of "files" and "buffers", half of which are done if it fails,
+	// and of the "vector", which is as before then.
+	register func(what string) error
+	closing  error // of Close
 
 	mu     sync.Mutex // guards what follows
 	broken []string   // promises
@@ -94,7 +98,10 @@ func (f *fake) NewRing(s uringpv.RingSpec) (uringpv.Ring, error) {
 	}
 	f.mu.Lock()
 	defer f.mu.Unlock()
-	r := &fakeRing{f: f, spec: s}
+	r := &fakeRing{f: f, spec: s, files: make([]string, s.Slots), buffers: slices.Clone(s.Buffers), vector: s.VectorFD}
+	for i := range s.Files {
+		r.files[i] = s.Files[i].Name
+	}
 	// As a backend does, and so that areas that are not zeroed again are noticed.
 	for _, off := range []uint64{0, s.Rings.Len() - 8} {
 		w, _ := s.Rings.Uint64(off)
@@ -156,8 +163,8 @@ func (f *fake) checkSpec(s *uringpv.RingSpec) {
 			}
 		}
 	}
-	if len(s.Files) > f.caps.MaxFiles {
-		f.breakf("%d files", len(s.Files))
+	if len(s.Files) > s.Slots || s.Slots > f.caps.MaxFiles {
+		f.breakf("%d files, %d slots", len(s.Files), s.Slots)
 	}
 	if len(s.Buffers) < 1 || len(s.Buffers) > f.caps.MaxBuffers {
 		f.breakf("%d buffers", len(s.Buffers))
@@ -206,6 +213,11 @@ type fakeRing struct {
 	spec uringpv.RingSpec
 	uringpv.Counters
 	gone atomic.Bool
+
+	// What RING_REGISTER has made of it, guarded by f.mu.
+	files   []string // by slot; empty: no file
+	buffers []memmap.Range
+	vector  int
 }
 
 func (r *fakeRing) areas() []memmap.Range {
@@ -243,6 +255,73 @@ func (r *fakeRing) Enter(toSubmit, flags uint32) error {
 	return nil
 }
 
+// update does n entries of a table, or half of them if the host is to fail. The
+// device has to have checked that they are within it.
+func (r *fakeRing) update(what string, first, n, size int, one func(i int)) error {
+	r.f.mu.Lock()
+	defer r.f.mu.Unlock()
+	if r.gone.Load() || first < 0 || n == 0 || first+n > size {
+		r.f.breakf("%s %d to %d of a table of %d", what, first, first+n, size)
+		return nil
+	}
+	err := error(nil)
+	if r.f.register != nil {
+		err = r.f.register(what)
+	}
+	for i := range n {
+		if err != nil && i >= n/2 {
+			break
+		}
+		one(i)
+	}
+	return err
+}
+
+func (r *fakeRing) UpdateFiles(slot int, files []*uringpv.File) error {
+	return r.update("files", slot, len(files), r.spec.Slots, func(i int) {
+		switch f := files[i]; f {
+		case nil:
+		case uringpv.NoFile:
+			r.files[slot+i] = ""
+		default:
+			r.files[slot+i] = f.Name
+		}
+	})
+}
+
+func (r *fakeRing) UpdateBuffers(index int, ranges []memmap.Range) error {
+	err := r.update("buffers", index, len(ranges), len(r.spec.Buffers), func(i int) { r.buffers[index+i] = ranges[i] })
+	r.f.mu.Lock()
+	defer r.f.mu.Unlock()
+	var sum uint64
+	for i, b := range r.buffers {
+		if _, ok := r.f.memory.Layout().BufferOf(b); b != (memmap.Range{}) &&
+			(!ok || b.Length == 0 || b.Length%4096 != 0 || !b.Start.Aligned(4096)) {
+			r.f.breakf("buffer %d of %v", i, b)
+		}
+		sum += b.Length
+	}
+	if sum > r.f.memory.Layout().Size() {
+		r.f.breakf("buffers of %d bytes together", sum)
+	}
+	return err
+}
+
+func (r *fakeRing) SetVector(fd int) error {
+	r.f.mu.Lock()
+	defer r.f.mu.Unlock()
+	if fd < -1 || r.gone.Load() {
+		r.f.breakf("vector %d", fd)
+	}
+	if r.f.register != nil {
+		if err := r.f.register("vector"); err != nil {
+			return err
+		}
+	}
+	r.vector = fd
+	return nil
+}
+
 func (r *fakeRing) Stats() uringpv.RingStats { return r.Counters.Stats() }
 func (r *fakeRing) SystemCalls() uint64      { return r.Counters.SystemCalls.Load() }
 
@@ -274,7 +353,7 @@ var errFlames = errors.New("the host is in flames")
 
 // testFile is a file that exists in name only.
 func testFile(name string, size int64) uringpv.File {
-	return uringpv.File{FD: -1, Name: name, Serial: "s-" + name, Size: func() (int64, error) { return size, nil }, BlockSize: 512, DIOMemAlign: 1, DIOOffsetAlign: 1}
+	return uringpv.File{FD: -1, Kind: abi.FileDisk, Name: name, Serial: "s-" + name, Size: func() (int64, error) { return size, nil }, BlockSize: 512, DIOMemAlign: 1, DIOOffsetAlign: 1}
 }
 
 // newGuest is a guest with 4 rings and 3 files on a fake backend.

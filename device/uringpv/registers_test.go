@@ -21,7 +21,7 @@ func TestRegistersReadAsDocumented(t *testing.T) {
 		want uint32
 	}{
 		{abi.RegMagic, 0x31765075},
-		{abi.RegVersion, 0x10001},
+		{abi.RegVersion, 0x10002},
 		{abi.RegStatus, abi.StatusReady},
 		{abi.RegNumRings, 4},
 		{abi.RegAddrBase, uint32(base)},

@@ -4,7 +4,6 @@ package uringpv
 
 import (
 	"context"
-	"encoding/binary"
 	"errors"
 	"fmt"
 	"slices"
@@ -25,6 +24,11 @@ type ring struct {
 	backend Ring
 	opcodes abi.Opcodes
 	areas   [2]memmap.Range // in use as long as the ring exists
+
+	// What RING_REGISTER has made of the ring since its set-up.
+	slots   int      // entries of its file table
+	buffers []uint64 // lengths of its buffers, at most; 0: no buffer
+	vector  bool     // completions raise one
 
 	// stopped rings take no more SQEs and no command but RING_DESTROY: their
 	// Close has begun, or they have stopped by themselves.
@@ -59,7 +63,13 @@ func (d *Device) ringSetup(index uint32, payload []byte) ([]byte, error) {
 	if err != nil {
 		return nil, err
 	}
-	r := &ring{index: int(index), opcodes: want.Policy.Opcodes, areas: want.areas}
+	r := &ring{
+		index: int(index), opcodes: want.Policy.Opcodes, areas: want.areas,
+		slots: want.Slots, vector: want.VectorFD >= 0,
+	}
+	for _, b := range want.Buffers {
+		r.buffers = append(r.buffers, b.Length)
+	}
 	spec := &want.RingSpec
 	spec.Index = r.index
 	spec.DoorbellFD = d.doorbells[index]
@@ -126,59 +136,6 @@ func (d *Device) ringStopped(r *ring, err error) {
 		return
 	}
 	d.fail(&HostError{fmt.Sprintf("serve ring %d", r.index), err})
-}
-
-// ringRegister is RING_REGISTER.
-func (d *Device) ringRegister(index uint32, payload []byte) ([]byte, error) {
-	r, err := d.ringAt(index)
-	if err != nil {
-		return nil, err
-	}
-	reg, err := abi.Decode[abi.Register](payload)
-	if err != nil {
-		return nil, guestErrorf(unix.E2BIG, "%v", err)
-	}
-	if reg.Opcode != uint32(hostring.RegisterProbe) {
-		return nil, guestErrorf(unix.EINVAL, "register opcode %d: only IORING_REGISTER_PROBE, %d", reg.Opcode, hostring.RegisterProbe)
-	}
-	if reg.NrArgs > 8*abi.OpcodeBytes {
-		return nil, guestErrorf(unix.EINVAL, "probe of %d opcodes: at most %d", reg.NrArgs, 8*abi.OpcodeBytes)
-	}
-	if reg.Addr%probeAlign != 0 {
-		return nil, guestErrorf(unix.EINVAL, "probe at %#x: must be %d-byte aligned", reg.Addr, probeAlign)
-	}
-	if err := d.memory.WriteAt(probe(&r.opcodes, int(reg.NrArgs)), memmap.Addr(reg.Addr)); err != nil {
-		return nil, guestErrorf(unix.EFAULT, "probe: %v", err)
-	}
-	return nil, nil
-}
-
-// probeAlign is the alignment of struct io_uring_probe in bytes.
-const probeAlign = 4
-
-// probe is a struct io_uring_probe with room for n opcodes (linux/io_uring.h):
-// the last opcode, how many entries follow, and from byte 16 eight bytes for
-// each opcode: itself, a zero, its flags.
-func probe(opcodes *abi.Opcodes, n int) []byte {
-	const (
-		header    = 16
-		entry     = 8
-		supported = 1 // IO_URING_OP_SUPPORTED
-	)
-	b := make([]byte, header+n*entry)
-	list := opcodes.List()
-	last := list[len(list)-1] // no ring is without an opcode
-	n = min(n, int(last)+1)
-	b[0] = last
-	b[1] = uint8(min(n, 255))
-	for op := range n {
-		e := b[header+op*entry:]
-		e[0] = uint8(op)
-		if opcodes.Has(uint8(op)) {
-			binary.LittleEndian.PutUint16(e[2:], supported)
-		}
-	}
-	return b
 }
 
 // ringEnter is RING_ENTER.

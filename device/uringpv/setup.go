@@ -26,7 +26,7 @@ type checkedSetup struct {
 // section 3). Of the guest's memory it reads the lists of files and buffers,
 // once; s is a private copy. The error is a *GuestError.
 func (d *Device) check(s *abi.RingSetup) (*checkedSetup, error) {
-	if s.Flags != 0 || s.Resv != [5]uint64{} {
+	if s.Flags != 0 || s.Resv0 != 0 || s.Resv != [4]uint64{} {
 		return nil, guestErrorf(unix.EINVAL, "flags or reserved fields are not zero")
 	}
 	var c checkedSetup
@@ -38,6 +38,13 @@ func (d *Device) check(s *abi.RingSetup) (*checkedSetup, error) {
 	}
 	if err := d.checkFiles(&c, s); err != nil {
 		return nil, err
+	}
+	c.Slots = len(c.Files)
+	if s.NrSlots != 0 {
+		c.Slots = int(s.NrSlots)
+	}
+	if c.Slots < len(c.Files) || c.Slots > d.caps.MaxFiles {
+		return nil, guestErrorf(unix.EINVAL, "file table of %d entries: must be %d to %d", c.Slots, len(c.Files), d.caps.MaxFiles)
 	}
 	if err := d.checkBuffers(&c, s); err != nil {
 		return nil, err
@@ -204,34 +211,43 @@ func (d *Device) checkBuffers(c *checkedSetup, s *abi.RingSetup) error {
 		c.WholeRAM = true
 		return nil
 	}
-	const size = abi.RangeSize
-	list, err := d.list("buffers", s.BuffersAddr, s.NrBuffers, uint32(d.caps.MaxBuffers), size)
+	list, err := d.list("buffers", s.BuffersAddr, s.NrBuffers, uint32(d.caps.MaxBuffers), abi.RangeSize)
 	if err != nil {
 		return err
 	}
-	c.Buffers = make([]memmap.Range, s.NrBuffers)
+	c.Buffers, err = d.ranges(list, d.memory.Layout().Size(), false)
+	return err
+}
+
+// ranges decodes and checks a list of buffers. Together they are at most most
+// bytes: the host's kernel keeps memory for every page of every buffer, and
+// without a bound a guest could name its RAM thousands of times. With empties a
+// range of zeros stands for no buffer.
+func (d *Device) ranges(list []byte, most uint64, empties bool) ([]memmap.Range, error) {
+	const size = abi.RangeSize
+	ranges := make([]memmap.Range, len(list)/size)
 	var sum uint64
-	for i := range c.Buffers {
+	for i := range ranges {
 		b, err := abi.Decode[abi.Range](list[i*size : (i+1)*size])
 		if err != nil {
-			return guestErrorf(unix.EINVAL, "buffer %d: %v", i, err)
+			return nil, guestErrorf(unix.EINVAL, "buffer %d: %v", i, err)
+		}
+		if empties && b.Addr == 0 && b.Len == 0 {
+			continue
 		}
 		r := memmap.Range{Start: memmap.Addr(b.Addr), Length: b.Len}
-		switch {
-		case r.Length == 0 || r.Length > memmap.MaxBuffer || r.Length%memmap.PageSize != 0 || !r.Start.Aligned(memmap.PageSize):
-			return guestErrorf(unix.EINVAL, "buffer %d at %v: must be whole pages of %d, %d bytes at most", i, r, memmap.PageSize, memmap.MaxBuffer)
+		if r.Length == 0 || r.Length > memmap.MaxBuffer || r.Length%memmap.PageSize != 0 || !r.Start.Aligned(memmap.PageSize) {
+			return nil, guestErrorf(unix.EINVAL, "buffer %d at %v: must be whole pages of %d, %d bytes at most", i, r, memmap.PageSize, memmap.MaxBuffer)
 		}
 		if err := d.inTable("buffer", r); err != nil {
-			return err
+			return nil, err
 		}
-		// The host's kernel keeps memory for every page of every buffer: without
-		// this bound a guest could name its RAM thousands of times.
-		if sum += r.Length; sum > d.memory.Layout().Size() {
-			return guestErrorf(unix.ENOMEM, "buffers are together longer than guest RAM")
+		if sum += r.Length; sum > most {
+			return nil, guestErrorf(unix.ENOMEM, "buffers are together longer than guest RAM")
 		}
-		c.Buffers[i] = r
+		ranges[i] = r
 	}
-	return nil
+	return ranges, nil
 }
 
 // list is a private copy of n elements of size bytes at addr.

@@ -60,7 +60,7 @@ func TestSetupRefuses(t *testing.T) {
 		{"sq_off", unix.EINVAL, func(s *abi.RingSetup) { s.Params.SQOff.UserAddr = 1 }},
 		{"cq_off", unix.EINVAL, func(s *abi.RingSetup) { s.Params.CQOff.Head = 1 }},
 		{"flags", unix.EINVAL, func(s *abi.RingSetup) { s.Flags = 1 }},
-		{"resv", unix.EINVAL, func(s *abi.RingSetup) { s.Resv[4] = 1 }},
+		{"resv", unix.EINVAL, func(s *abi.RingSetup) { s.Resv[3] = 1 }},
 
 		{"rings unaligned", unix.EINVAL, func(s *abi.RingSetup) { s.RingsAddr += 64 }},
 		{"rings' length unaligned", unix.EINVAL, func(s *abi.RingSetup) { s.RingsLen += 64 }},

@@ -10,6 +10,7 @@ import (
 	"encoding/hex"
 	"os"
 	"path/filepath"
+	"slices"
 	"strings"
 	"testing"
 )
@@ -28,17 +29,18 @@ func TestGeneratedProgramsMatchTheirSources(t *testing.T) {
 			noted[name] = hash
 		}
 	}
-	sources := []string{"Makefile", "bare.ld", "native/native.c", "../../device/uringpv/abi/uringpv.h"}
-	for _, pattern := range []string{"src/*.c", "src/*.S", "include/*.h"} {
+	sources := []string{"Makefile", "bare.ld", "../../device/uringpv/abi/uringpv.h"}
+	for _, pattern := range []string{"src/*.c", "src/*.S", "include/*.h", "native/*.c", "native/*.h"} {
 		found, _ := filepath.Glob(pattern)
 		sources = append(sources, found...)
 	}
 	if len(sources) < 20 {
 		t.Fatalf("found only %d sources", len(sources))
 	}
-	for _, name := range append(sources, "bare.elf", "native") {
+	programs := []string{"bare.elf", "native", "conformance"}
+	for _, name := range append(sources, programs...) {
 		path := name
-		if name == "bare.elf" || name == "native" {
+		if slices.Contains(programs, name) {
 			path = filepath.Join("generated", name)
 		}
 		b, err := os.ReadFile(path)
@@ -50,18 +52,18 @@ func TestGeneratedProgramsMatchTheirSources(t *testing.T) {
 			t.Errorf("%s is not what generated/ was made from: run make -C guest/bare", name)
 		}
 	}
-	if len(noted) != len(sources)+2 {
-		t.Errorf("the manifest lists %d files, there are %d", len(noted), len(sources)+2)
+	if len(noted) != len(sources)+len(programs) {
+		t.Errorf("the manifest lists %d files, there are %d", len(noted), len(sources)+len(programs))
 	}
 }
 
 func TestProgramsAreStaticAndSmall(t *testing.T) {
-	for name, program := range map[string][]byte{"guest": Guest(), "native": Native()} {
+	for name, program := range map[string][]byte{"guest": Guest(), "native": Native(), "native conformance": NativeConformance()} {
 		f, err := elf.NewFile(bytes.NewReader(program))
 		if err != nil {
 			t.Fatalf("%s: %v", name, err)
 		}
-		if f.Type != elf.ET_EXEC || f.Machine != elf.EM_X86_64 || len(program) > 96<<10 {
+		if f.Type != elf.ET_EXEC || f.Machine != elf.EM_X86_64 || len(program) > 160<<10 {
 			t.Errorf("%s: %v for %v of %d bytes", name, f.Type, f.Machine, len(program))
 		}
 		for _, p := range f.Progs {

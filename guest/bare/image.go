@@ -3,7 +3,7 @@
 package bare
 
 import (
-	_ "embed" // the two programs below
+	_ "embed" // the three programs below
 	"slices"
 )
 
@@ -13,10 +13,13 @@ var guest []byte
 //go:embed generated/native
 var native []byte
 
+//go:embed generated/conformance
+var nativeConformance []byte
+
 // Guest returns the guest, a static 64-bit ELF program for the boot contract of
 // docs/memory-layout.md. Its command line says what it does: guest=selftest,
-// checksum or bench, and the keys that the C file of that program reads. The
-// caller owns the bytes.
+// checksum, bench or conformance, and the keys that the C file of that program
+// reads. The caller owns the bytes.
 func Guest() []byte { return slices.Clone(guest) }
 
 // Native returns the guest's benchmark loop as a static program for Linux on
@@ -25,3 +28,12 @@ func Guest() []byte { return slices.Clone(guest) }
 // stdout, and ends with status 2 if its arguments are wrong and 1 if the host
 // refuses something. The caller owns the bytes.
 func Native() []byte { return slices.Clone(native) }
+
+// NativeConformance returns those of the guest's conformance cases that make sense
+// without a device, as a static program for Linux on x86-64: the same sequences on
+// the host's own io_uring. It takes listener=PATH (required: where it makes a
+// socket, which it leaves there) and case=NAME, and writes to its stdout what the
+// guest writes: a case line for each case and, for most, a value trace-NAME with
+// the results in their order. It ends with status 1 if a case failed or the host
+// refuses something. The caller owns the bytes.
+func NativeConformance() []byte { return slices.Clone(nativeConformance) }

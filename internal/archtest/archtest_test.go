@@ -119,6 +119,7 @@ func TestTableOfDirections(t *testing.T) {
 		{"device/uringpv/relay", "vmm/kvm", false},
 		{"device/uringpv", "device/uringpv/relay", false},
 		{"device/uringpv/relay", "device/uringpv/passthrough", false},
+		{"device/uringpv/isolated", "device/uringpv/passthrough", false},
 		{"device/uringpv/abi", "device/uringpv", false},
 		{"internal/shm", "memmap", false},
 		{"vmm", "tools/uringpv", false},

@@ -28,12 +28,13 @@ var layers = []layer{
 	// them: the choice among them is vmm's.
 	{prefix: "device/uringpv/relay", may: []string{"device/uringpv", "device/uringpv/abi", "hostring", "memmap", "internal"}},
 	{prefix: "device/uringpv/passthrough", may: []string{"device/uringpv", "device/uringpv/abi", "hostring", "memmap", "internal"}},
+	{prefix: "device/uringpv/isolated", may: []string{"device/uringpv", "device/uringpv/abi", "hostring", "memmap", "internal"}},
 	{prefix: "device/uringpv/mixed", may: []string{"device/uringpv", "device/uringpv/abi", "hostring", "memmap", "internal"}},
-	{prefix: "vmm", may: []string{"device/uringpv/mixed", "device/uringpv/relay", "device/uringpv/passthrough", "device/uringpv", "device/uringpv/abi", "hostring", "memmap", "internal"}},
+	{prefix: "vmm", may: []string{"device/uringpv/mixed", "device/uringpv/relay", "device/uringpv/passthrough", "device/uringpv/isolated", "device/uringpv", "device/uringpv/abi", "hostring", "memmap", "internal"}},
 	// What runs in guests knows the contract and nothing of the monitor.
 	{prefix: "guest", may: []string{"device/uringpv/abi", "internal"}},
 	{prefix: "images", may: []string{"guest", "device/uringpv/abi", "internal"}},
-	{prefix: "tools", may: []string{"vmm", "guest", "images", "device/uringpv/mixed", "device/uringpv/relay", "device/uringpv/passthrough", "device/uringpv", "device/uringpv/abi", "hostring", "memmap", "internal"}},
+	{prefix: "tools", may: []string{"vmm", "guest", "images", "device/uringpv/mixed", "device/uringpv/relay", "device/uringpv/passthrough", "device/uringpv/isolated", "device/uringpv", "device/uringpv/abi", "hostring", "memmap", "internal"}},
 }
 
 // layerOf returns the layer that owns the package at path, relative to the

@@ -21,6 +21,7 @@ const (
 	backendAuto        = "auto"
 	backendRelay       = "relay"
 	backendPassthrough = "passthrough"
+	backendIsolated    = "isolated"
 )
 
 // Bounds of a disk's keys.
@@ -113,9 +114,9 @@ var diskKeys = map[string]diskKey{
 	"readonly": onOff("open the file for reading only (default off)", func(d *diskSpec) *bool { return &d.ReadOnly }),
 	"direct":   onOff("bypass the host's page cache, O_DIRECT (default off)", func(d *diskSpec) *bool { return &d.Direct }),
 	"backend": {
-		hint: "auto|relay|passthrough", doc: "how requests reach the host's kernel (default auto)",
+		hint: "auto|relay|passthrough|isolated", doc: "how requests reach the host's kernel (default auto)",
 		set: func(d *diskSpec, v string) error {
-			c := choice{of: []string{backendAuto, backendRelay, backendPassthrough}}
+			c := choice{of: []string{backendAuto, backendRelay, backendPassthrough, backendIsolated}}
 			if err := c.Set(v); err != nil {
 				return err
 			}
@@ -349,7 +350,7 @@ func diskHelp() string {
 	var b strings.Builder
 	for _, key := range diskKeyOrder {
 		k := diskKeys[key]
-		fmt.Fprintf(&b, "  %-32s %s\n", key+"="+k.hint, k.doc)
+		fmt.Fprintf(&b, "  %-41s %s\n", key+"="+k.hint, k.doc)
 	}
 	return b.String()
 }

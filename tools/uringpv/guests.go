@@ -8,8 +8,10 @@ import (
 	"fmt"
 	"io"
 	"log/slog"
+	"slices"
 	"strconv"
 
+	"github.com/uringpv/uringpv/device/uringpv"
 	"github.com/uringpv/uringpv/guest/bare"
 	"github.com/uringpv/uringpv/vmm"
 )
@@ -22,6 +24,7 @@ const checksumDepth = 32
 type guestRunner struct {
 	options *runOptions
 	guest   string
+	exports []uringpv.File // open for all runs
 	report  *report
 	show    reporter
 	log     *slog.Logger
@@ -32,69 +35,129 @@ type guestRunner struct {
 // are none.
 func (g *guestRunner) run(ctx context.Context, disks []diskSpec) error {
 	for _, d := range disks {
-		got, err := g.runOn(ctx, d, vmm.Choice(d.Backend))
-		if err != nil {
-			return err
+		run := g.runOn
+		if g.onEvery(d) {
+			run = g.runOnEvery
 		}
-		// The self-test runs on every backend that this host has.
-		if g.guest == guestSelftest && d.Backend == backendAuto && got.Backend != backendRelay {
-			if _, err := g.runOn(ctx, d, vmm.ChooseRelay); err != nil {
-				return err
-			}
+		asked := d.Backend
+		if g.guest == guestConformance {
+			asked = g.options.exports.backend.value
+		}
+		if err := run(ctx, d, vmm.Choice(asked)); err != nil {
+			return err
 		}
 	}
 	return nil
 }
 
-// runOn runs the guest with disk d on one backend, and says which that was.
-func (g *guestRunner) runOn(ctx context.Context, d diskSpec, choice vmm.Choice) (got vmm.Chosen, err error) {
-	run := runReport{Disk: d.ID, Path: d.shown()}
+// everyBackend is what the self-test and the conformance cases run on, one after
+// the other.
+var everyBackend = []vmm.Choice{vmm.ChoosePassthrough, vmm.ChooseIsolated, vmm.ChooseRelay}
+
+// onEvery says whether the guest is to run on every backend that works here.
+func (g *guestRunner) onEvery(d diskSpec) bool {
+	switch g.guest {
+	case guestSelftest:
+		return d.Backend == backendAuto
+	case guestConformance:
+		return g.options.exports.backend.value == backendAuto
+	}
+	return false
+}
+
+// runOnEvery runs the guest with disk d on every backend that works here.
+func (g *guestRunner) runOnEvery(ctx context.Context, d diskSpec, _ vmm.Choice) error {
+	for _, choice := range everyBackend {
+		runs := len(g.report.Runs)
+		err := g.runOn(ctx, d, choice)
+		if err != nil && len(g.report.Runs) == runs && choice != backendRelay && hostLacks(err) {
+			left := runReport{Disk: d.ID, Path: d.shown(), Backend: string(choice), Why: oneLine(err.Error()), Skipped: true}
+			g.report.addRun(left)
+			g.show.run(g.report.Host, g.guest, left)
+			continue
+		}
+		if err != nil {
+			return err
+		}
+	}
+	return nil
+}
+
+// runOn runs the guest with disk d on one backend. With the conformance guest the
+// backend is that of its exports, and of a disk that has none of its own.
+func (g *guestRunner) runOn(ctx context.Context, d diskSpec, choice vmm.Choice) (err error) {
 	m := machine{
 		memory: g.options.memory, cpus: g.options.cpus.value, disk: d, backend: choice, log: g.log,
-		twin:    g.guest == guestSelftest,
+		twin:    g.guest != guestChecksum,
 		cmdline: g.cmdline(),
 	}
+	exports, backend := g.exports, vmm.Choice(g.options.exports.backend.value)
+	if g.guest == guestConformance {
+		made, e := makeConformanceExports(ctx, choice)
+		if e != nil {
+			return e
+		}
+		defer finally(&err, g.log, made.close)
+		exports, backend, m.subject = made.files(), choice, 1
+		m.cmdline += " listener=" + made.listener
+		if d.Backend != backendAuto {
+			m.backend = vmm.Choice(d.Backend)
+		}
+	}
+	if len(exports) > 0 {
+		c := g.options.exports.device(exports, backend)
+		m.exports = &c
+	}
+	return g.runMachine(ctx, &m)
+}
+
+// runMachine runs m and takes what it says into the report.
+func (g *guestRunner) runMachine(ctx context.Context, m *machine) error {
+	d := m.disk
+	run := runReport{Disk: d.ID, Path: d.shown()}
 	failed := g.report.Failed
 	cases := len(g.report.Cases)
+	first := !slices.ContainsFunc(g.report.Runs, func(r runReport) bool { return !r.Skipped })
 	m.begin = func(c vmm.Chosen) {
-		got = c
-		if g.guest == guestSelftest && choice == vmm.ChooseAuto {
-			if c.Backend == backendRelay {
-				left := runReport{Disk: d.ID, Path: d.shown(), Backend: backendPassthrough, Why: oneLine(c.Why), Skipped: true}
-				g.report.addRun(left)
-				g.show.run(g.report.Host, g.guest, left)
-			}
+		switch {
+		case !g.onEvery(d) || !first:
+		case g.guest == guestSelftest:
 			c.Why = "the self-test runs on every backend that works here"
+		default:
+			c.Why = "the conformance cases run on every backend that works here"
 		}
 		run.Backend, run.Why = c.Backend, oneLine(c.Why)
-		g.log.Info("backend", "disk", d.ID, "backend", run.Backend, "why", run.Why)
+		g.log.Info("backend", "device", c.Device, "backend", run.Backend, "why", run.Why)
 		g.show.run(g.report.Host, g.guest, run)
 	}
 	m.line = func(l bare.Line) { g.take(&run, l) }
 
 	out, err := m.run(ctx)
 	if run.Backend == "" {
-		return got, err // there was no machine
+		return err // there was no machine
 	}
 	run.counters, run.WallMS = out.counts, millis(out.wall)
 	g.report.addRun(run)
 	switch {
 	case ctx.Err() != nil:
-		return got, err
+		return err
 	case err != nil, g.report.Failed > failed:
 		explain(g.stderr, out, err)
-		return got, err
+		return err
 	case out.exit.Code != 0:
-		return got, out.gaveUp()
+		return out.gaveUp()
 	case len(g.report.Cases) == cases:
-		return got, errors.New("the guest ended and reported no case")
+		return errors.New("the guest ended and reported no case")
 	}
-	return got, nil
+	return nil
 }
 
 func (g *guestRunner) cmdline() string {
-	if g.guest == guestChecksum {
+	switch g.guest {
+	case guestChecksum:
 		return fmt.Sprintf("guest=checksum device=0 depth=%d", checksumDepth)
+	case guestConformance:
+		return "guest=conformance device=0 exports=1"
 	}
 	return "guest=selftest device=0"
 }

@@ -63,6 +63,9 @@ func (o *runOptions) validateLinux() ([]diskSpec, error) {
 	if err != nil {
 		return nil, err
 	}
+	if err := o.exports.check(disks, false); err != nil {
+		return nil, err
+	}
 	for i := range disks {
 		if err := disks[i].checkCPU(); err != nil {
 			return nil, err
@@ -104,7 +107,7 @@ func (o *linuxOptions) fullCmdline(disks []diskSpec) (string, error) {
 }
 
 // panicError is a guest whose kernel has panicked.
-type panicError struct{ last []string }
+type panicError struct{}
 
 func (*panicError) Error() string { return "the guest's kernel panicked" }
 
@@ -153,6 +156,14 @@ func (o *runOptions) runLinux(ctx context.Context, disks []diskSpec, stdin io.Re
 		}
 		devices = append(devices, c)
 	}
+	exports, err := o.exports.open(ctx)
+	if err != nil {
+		return endedBy(ctx, err)
+	}
+	defer finally(&err, log, exports.close)
+	if files := exports.files(); len(files) > 0 {
+		devices = append(devices, o.exports.device(files, vmm.Choice(o.exports.backend.value)))
+	}
 	vm, err := vmm.New(vmm.Config{
 		Memory: uint64(o.memory), CPUs: o.cpus.value, Guest: guest, Devices: devices, Serial: stdout, Logger: log,
 	})
@@ -162,7 +173,7 @@ func (o *runOptions) runLinux(ctx context.Context, disks []diskSpec, stdin io.Re
 	}
 	defer finally(&err, log, vm.Close)
 	for _, b := range vm.Backends() {
-		log.Info("backend", "disk", b.Device, "backend", b.Backend, "why", oneLine(b.Why))
+		log.Info("backend", "device", b.Device, "backend", b.Backend, "why", oneLine(b.Why))
 	}
 	ctx, cancel := context.WithCancelCause(ctx)
 	defer cancel(nil)

@@ -223,7 +223,7 @@ func TestLinuxReadOnlyDisk(t *testing.T) {
 }
 
 func TestLinuxLoadsAndUnloadsTheDriver(t *testing.T) {
-	eachLinux(t, []int{2}, func(t *testing.T, r linuxRun) {
+	eachLinuxOn(t, backendPassthrough, []int{2}, func(t *testing.T, r linuxRun) {
 		r.disks = []string{image(t, 32<<20)}
 		r.timeout = 10 * time.Minute
 		r.script = fmt.Sprintf(`set -e
@@ -256,7 +256,7 @@ func TestLinuxLoadsAndUnloadsTheDriver(t *testing.T) {
 }
 
 func TestLinuxResetLosesNothing(t *testing.T) {
-	eachLinux(t, []int{2}, func(t *testing.T, r linuxRun) {
+	eachLinuxOn(t, backendRelay, []int{2}, func(t *testing.T, r linuxRun) {
 		r.fio = true
 		r.disks = []string{image(t, 128<<20)}
 		r.timeout = 6 * time.Minute
@@ -311,7 +311,7 @@ func TestLinuxPolledQueues(t *testing.T) {
 }
 
 func TestLinuxSeesACapacityChange(t *testing.T) {
-	eachLinux(t, []int{1}, func(t *testing.T, r linuxRun) {
+	eachLinuxOn(t, backendRelay, []int{1}, func(t *testing.T, r linuxRun) {
 		path := image(t, 16<<20)
 		r.disks = []string{path}
 		r.script = `size() { cat /sys/block/upv0/size; }

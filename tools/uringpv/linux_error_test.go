@@ -37,7 +37,7 @@ const failing = `
 	`
 
 func TestLinuxWithATruncatedHostFile(t *testing.T) {
-	eachLinux(t, []int{1}, func(t *testing.T, r linuxRun) {
+	eachLinuxOn(t, backendRelay, []int{1}, func(t *testing.T, r linuxRun) {
 		path := image(t, 16<<20)
 		r.disks, r.cmdline = []string{path}, "uringpv.capacity_poll_ms=0"
 		r.script = failing + `
@@ -61,7 +61,7 @@ func TestLinuxWithATruncatedHostFile(t *testing.T) {
 
 func TestLinuxWithAFullHostFileSystem(t *testing.T) {
 	inMachine(t)
-	eachLinux(t, []int{1}, func(t *testing.T, r linuxRun) {
+	eachLinuxOn(t, backendPassthrough, []int{1}, func(t *testing.T, r linuxRun) {
 		dir := t.TempDir()
 		if err := unix.Mount("small", dir, "tmpfs", 0, "size=8m"); err != nil {
 			t.Fatal(err)
@@ -120,7 +120,7 @@ func TestLinuxWithABadHostDevice(t *testing.T) {
 	if _, err := os.Stat(device); err != nil { // a device with a name has that one (since 6.6)
 		device = "/dev/bad"
 	}
-	eachLinux(t, []int{1}, func(t *testing.T, r linuxRun) {
+	eachLinuxOn(t, backendRelay, []int{1}, func(t *testing.T, r linuxRun) {
 		r.disks, r.options = []string{device}, "direct=on"
 		r.script = failing + `
 			dd if=/dev/zero of=/dev/upv0 bs=1M count=8 oflag=direct || exit 1
@@ -210,7 +210,7 @@ func freeze(t *testing.T, dir string) (thaw func()) {
 // written. No program in the guest gets an error, and all that was written is there.
 func TestLinuxWaitsForAStuckHost(t *testing.T) {
 	inMachine(t)
-	eachLinux(t, []int{2}, func(t *testing.T, r linuxRun) {
+	eachLinuxOn(t, backendPassthrough, []int{2}, func(t *testing.T, r linuxRun) {
 		dir := freezable(t, 96<<20)
 		path := filepath.Join(dir, "disk.img")
 		if err := os.WriteFile(path, nil, 0o600); err != nil {

@@ -14,12 +14,14 @@ import (
 
 	"github.com/uringpv/uringpv/device/uringpv"
 	"github.com/uringpv/uringpv/device/uringpv/disk"
+	"github.com/uringpv/uringpv/device/uringpv/isolated"
 	"github.com/uringpv/uringpv/device/uringpv/passthrough"
 	"github.com/uringpv/uringpv/guest/bare"
 	"github.com/uringpv/uringpv/vmm"
 )
 
-// machine is one guest's life: one disk on one backend.
+// machine is one guest's life: one disk on one backend, and what is exported
+// besides.
 type machine struct {
 	memory  byteSize
 	cpus    int
@@ -28,6 +30,11 @@ type machine struct {
 	twin    bool // the disk's read-only twin is the device's second file
 	cmdline string
 	log     *slog.Logger
+
+	// exports is the device of what is exported, behind the disk's; nil: none.
+	exports *vmm.DeviceConfig
+	// subject is the device that the run is about: 0 the disk's, 1 exports.
+	subject int
 
 	// begin is called when the machine is made, before its guest runs.
 	begin func(vmm.Chosen)
@@ -63,6 +70,10 @@ func (m *machine) run(ctx context.Context) (out outcome, err error) {
 	}
 	defer finally(&err, m.log, closeDisks)
 
+	devices := []vmm.DeviceConfig{m.disk.device(files, m.backend)}
+	if m.exports != nil {
+		devices = append(devices, *m.exports)
+	}
 	console := &lineWriter{line: func(s string) {
 		l := bare.ParseLine(s)
 		if l.Kind == bare.Text {
@@ -75,7 +86,7 @@ func (m *machine) run(ctx context.Context) (out outcome, err error) {
 		Memory:  uint64(m.memory),
 		CPUs:    m.cpus,
 		Guest:   vmm.Guest{ELF: bare.Guest(), Cmdline: m.cmdline},
-		Devices: []vmm.DeviceConfig{m.disk.device(files, m.backend)},
+		Devices: devices,
 		Console: console,
 		Logger:  m.log,
 	})
@@ -88,7 +99,13 @@ func (m *machine) run(ctx context.Context) (out outcome, err error) {
 	if ctx.Err() != nil {
 		return out, context.Cause(ctx)
 	}
-	m.begin(vm.Backends()[0])
+	backends := vm.Backends()
+	for i, b := range backends {
+		if i != m.subject {
+			m.log.Info("backend", "device", b.Device, "backend", b.Backend, "why", oneLine(b.Why))
+		}
+	}
+	m.begin(backends[m.subject])
 	start := time.Now()
 	out.exit, err = vm.Run(ctx)
 	out.wall = time.Since(start)
@@ -98,9 +115,12 @@ func (m *machine) run(ctx context.Context) (out outcome, err error) {
 }
 
 // hostLacks reports whether err says that a backend does not work on this host or
-// for this disk, so that another may.
+// for these files, so that another may.
 func hostLacks(err error) bool {
-	for _, lack := range []error{passthrough.ErrUnsupported, passthrough.ErrGrowth, passthrough.ErrMemlock, passthrough.ErrIntegrity} {
+	for _, lack := range []error{
+		passthrough.ErrUnsupported, passthrough.ErrGrowth, passthrough.ErrMemlock, passthrough.ErrIntegrity,
+		isolated.ErrUnsupported, isolated.ErrGrowth, isolated.ErrMemlock, isolated.ErrPeer,
+	} {
 		if errors.Is(err, lack) {
 			return true
 		}

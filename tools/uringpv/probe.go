@@ -10,6 +10,7 @@ import (
 
 	"github.com/spf13/cobra"
 
+	"github.com/uringpv/uringpv/device/uringpv/isolated"
 	"github.com/uringpv/uringpv/device/uringpv/passthrough"
 	"github.com/uringpv/uringpv/hostring"
 	"github.com/uringpv/uringpv/internal/feature"
@@ -128,12 +129,25 @@ func probeBackends(memlock feature.Memlock) []backendProbe {
 	relay := backendProbe{Name: backendRelay, Works: available == nil, Why: reason(available)}
 	supported := passthrough.Supported()
 	pass := backendProbe{Name: backendPassthrough, Works: supported == nil, Why: reason(supported)}
-	if supported == nil && !memlock.Holds(defaultMemory) {
-		pass.Works = false
-		pass.Why = fmt.Sprintf("guest RAM of %s needs as much lockable memory, and RLIMIT_MEMLOCK is %s; raise it (ulimit -l) or give CAP_IPC_LOCK",
-			byteSize(defaultMemory), byteSize(memlock.Soft))
+	if supported == nil {
+		pass.lockable(memlock)
 	}
-	return []backendProbe{pass, relay}
+	supported = isolated.Supported()
+	isol := backendProbe{Name: backendIsolated, Works: supported == nil, Why: reason(supported)}
+	if supported == nil {
+		isol.lockable(memlock)
+	}
+	return []backendProbe{pass, isol, relay}
+}
+
+// lockable takes back that a backend which pins guest RAM works, where it cannot.
+func (b *backendProbe) lockable(memlock feature.Memlock) {
+	if memlock.Holds(defaultMemory) {
+		return
+	}
+	b.Works = false
+	b.Why = fmt.Sprintf("guest RAM of %s needs as much lockable memory, and RLIMIT_MEMLOCK is %s; raise it (ulimit -l) or give CAP_IPC_LOCK",
+		byteSize(defaultMemory), byteSize(memlock.Soft))
 }
 
 // reason is err's text in one line, empty for nil.

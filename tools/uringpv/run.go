@@ -23,8 +23,9 @@ import (
 
 // Built-in guests.
 const (
-	guestSelftest = "selftest"
-	guestChecksum = "checksum"
+	guestSelftest    = "selftest"
+	guestChecksum    = "checksum"
+	guestConformance = "conformance"
 )
 
 // scratchSize is the size of the disk that a run without --disk gets, in bytes.
@@ -43,6 +44,7 @@ type runOptions struct {
 	guest     choice
 	linux     linuxOptions
 	disks     diskList
+	exports   exportOptions
 	cpus      count
 	memory    byteSize
 	timeout   span
@@ -52,7 +54,8 @@ type runOptions struct {
 
 func newRunOptions() *runOptions {
 	return &runOptions{
-		guest:   choice{of: []string{guestSelftest, guestChecksum}},
+		guest:   choice{of: []string{guestSelftest, guestChecksum, guestConformance}, what: "NAME"},
+		exports: newExportOptions(),
 		cpus:    count{value: 1, min: 1, max: maxCPUs},
 		memory:  defaultMemory,
 		timeout: span{min: time.Millisecond, max: 24 * time.Hour},
@@ -69,10 +72,14 @@ func newRunCommand() *cobra.Command {
 Linux kernel, with the guest's serial console on stdin and stdout.
 
 Built-in guests:
-  selftest   tests the whole path, case by case, on every backend that this host
-             has. It OVERWRITES its disk. Without --disk it gets a scratch disk of
-             64 MiB, which is removed. The default when there is no --disk.
-  checksum   reads a whole disk and prints its SHA-256. It never writes.
+  selftest     tests the whole path, case by case, on every backend that this host
+               has. It OVERWRITES its disk. Without --disk it gets a scratch disk
+               of 64 MiB, which is removed. The default when there is no --disk.
+  checksum     reads a whole disk and prints its SHA-256. It never writes.
+  conformance  tests every feature of io_uring, case by case, on every backend that
+               this host has, with files, sockets, a pipe and an eventfd made for
+               the run. It OVERWRITES its disk. Without --disk it gets a scratch
+               disk of 1 MiB.
 
 Linux: --kernel is a vmlinuz or an ELF vmlinux for x86-64, not modified. In a
 terminal every key goes to the guest, but Ctrl-a x ends the run and Ctrl-a Ctrl-a
@@ -82,11 +89,21 @@ panic with 1. The guest sees its disks by the driver uringpv.ko, as /dev/upv0,
 
 A --disk is a file or a block device, taken as raw bytes, and keys:
 ` + diskHelp() + `
-A comma in a path is written twice. Unknown keys are errors.`,
+A comma in a path is written twice. Unknown keys are errors.
+
+What the guest may use besides disks are the files of one more device, behind the
+disks' devices, in the order given. A name is the guest's for it:
+` + exportHelp() + `
+--export-policy deny=OPCODE[,OPCODE...] takes opcodes from that device, and
+allow=OPCODE[,OPCODE...] all others; names are io_uring's in lower case, such as
+accept, connect or read_fixed.`,
 		Example: `  uringpv run
   uringpv run --guest checksum --disk disk.img --report json
   uringpv run --guest selftest --disk scratch.img,backend=relay,rings=8 -v
-  uringpv run --kernel vmlinuz --initrd initrd.img --disk root.img --root disk0 --cpus 4`,
+  uringpv run --guest conformance --export-backend isolated
+  uringpv run --kernel vmlinuz --initrd initrd.img --disk root.img --root disk0 --cpus 4
+  uringpv run --kernel vmlinuz --initrd initrd.img --file name=data,path=data.bin \
+      --socket name=web,tcp=127.0.0.1:8080,listen=on --export-policy deny=connect`,
 		RunE: func(cmd *cobra.Command, _ []string) error {
 			if _, linux := o.linux.given(); linux && !cmd.Flags().Changed("memory") {
 				o.memory = defaultLinuxMemory
@@ -95,12 +112,13 @@ A comma in a path is written twice. Unknown keys are errors.`,
 		},
 	}
 	f := cmd.Flags()
-	f.Var(&o.guest, "guest", "what to run: selftest or checksum")
+	f.Var(&o.guest, "guest", "what to run: selftest, checksum or conformance")
 	f.StringVar(&o.linux.kernel, "kernel", "", "a Linux kernel to boot: vmlinuz or ELF vmlinux")
 	f.StringArrayVar(&o.linux.initrds, "initrd", nil, "its initramfs; repeatable, each one adds to those before it")
 	f.StringVar(&o.linux.cmdline, "cmdline", "", "words for the kernel's command line, behind \""+baseCmdline+"\"")
 	f.StringVar(&o.linux.root, "root", "", "the id of the disk that holds the guest's root file system")
 	f.Var(&o.disks, "disk", "a disk for the guest, see above; repeatable")
+	o.exports.addTo(cmd, f)
 	f.Var(&o.cpus, "cpus", "virtual CPUs")
 	f.Var(&o.memory, "memory", "the guest's RAM, such as 512M or 2G (with --kernel: default 512M)")
 	f.Var(&o.timeout, "timeout", "end the run after this time, as a failure")
@@ -142,11 +160,17 @@ func (o *runOptions) validate() (guest string, disks []diskSpec, err error) {
 		guest = guestSelftest
 	case guest == guestChecksum && len(o.disks.disks) == 0:
 		return "", nil, usagef("--guest checksum needs a disk to read: --disk PATH")
+	case guest == guestConformance && len(o.exports.list) > 0:
+		e := o.exports.list[0]
+		return "", nil, usagef("--%s %s: --guest conformance makes its own exports; leave it out", e.Flag, e)
 	}
 	if err := o.checkMemory(); err != nil {
 		return "", nil, err
 	}
 	if disks, err = o.disks.named(); err != nil {
+		return "", nil, err
+	}
+	if err := o.exports.check(disks, guest == guestConformance); err != nil {
 		return "", nil, err
 	}
 	for i := range disks {
@@ -155,7 +179,7 @@ func (o *runOptions) validate() (guest string, disks []diskSpec, err error) {
 		case guest == guestChecksum:
 			d.ReadOnly = true
 		case d.ReadOnly:
-			return "", nil, usagef("--disk %s: readonly=on, but --guest selftest writes its disk", d.Path)
+			return "", nil, usagef("--disk %s: readonly=on, but --guest %s writes its disk", d.Path, guest)
 		}
 		if err := d.checkCPU(); err != nil {
 			return "", nil, err
@@ -227,7 +251,11 @@ func (o *runOptions) runBuiltin(ctx context.Context, stdout, stderr io.Writer, l
 		return err
 	}
 	if len(disks) == 0 {
-		d, closeScratch, err := scratchDisk(scratchSize, images.Zeros)
+		size := int64(scratchSize)
+		if guest == guestConformance {
+			size = conformanceSize
+		}
+		d, closeScratch, err := scratchDisk(size, images.Zeros)
 		if err != nil {
 			return err
 		}
@@ -235,13 +263,19 @@ func (o *runOptions) runBuiltin(ctx context.Context, stdout, stderr io.Writer, l
 		disks = []diskSpec{d}
 	}
 
+	exports, err := o.exports.open(ctx)
+	if err != nil {
+		return err
+	}
+	defer finally(&err, log, exports.close)
+
 	var show reporter = jsonReporter{stdout}
 	if o.report.value == "text" {
 		show = &textReporter{w: stdout, colour: isTerminal(stdout), disks: len(disks)}
 	}
 	r := &report{Guest: guest, Host: host}
 	start := time.Now()
-	g := &guestRunner{options: o, guest: guest, report: r, show: show, log: log, stderr: stderr}
+	g := &guestRunner{options: o, guest: guest, exports: exports.files(), report: r, show: show, log: log, stderr: stderr}
 	err = g.run(ctx, disks)
 	r.WallMS = millis(time.Since(start))
 	if err != nil && len(r.Runs) == 0 {

@@ -84,6 +84,7 @@ func (*byteSize) Type() string { return "SIZE" }
 type choice struct {
 	value string
 	of    []string
+	what  string // what help calls the value; empty: the words
 }
 
 func (c *choice) String() string { return c.value }
@@ -96,7 +97,12 @@ func (c *choice) Set(s string) error {
 	return nil
 }
 
-func (c *choice) Type() string { return strings.Join(c.of, "|") }
+func (c *choice) Type() string {
+	if c.what != "" {
+		return c.what
+	}
+	return strings.Join(c.of, "|")
+}
 
 // count is a whole number from min to max.
 type count struct {

@@ -37,7 +37,7 @@ const (
 const (
 	Magic        = 0x31765075 // "uPv1"
 	VersionMajor = 1
-	VersionMinor = 1
+	VersionMinor = 2
 	Version      = VersionMajor<<16 | VersionMinor
 
 	StatusReady  = 0x1 // commands are accepted
@@ -81,14 +81,27 @@ func (b Backend) String() string {
 	return "unknown backend"
 }
 
-// Kinds and flags of files: File.Kind and File.Flags.
-const (
-	FileDisk = 1 // fixed size, read and written at offsets
+// FileKind is what a file is: File.Kind.
+type FileKind uint32
 
-	FileReadonly = 0x1 // writes end in -EBADF
-	FileDirect   = 0x2 // O_DIRECT: alignment rules apply
-	FileBlockdev = 0x4 // a block device on the host
-	FilePoll     = 0x8 // rings with IORING_SETUP_IOPOLL may read and write it
+// Kinds and flags of files: File.Kind and File.Flags. All kinds but FileDisk
+// since 1.2.
+const (
+	FileDisk     FileKind = 1 // a disk: fixed size, read and written at offsets
+	FileRegular  FileKind = 2 // a regular file, as a disk but nothing to mount
+	FileStream   FileKind = 3 // a stream socket
+	FileDgram    FileKind = 4 // a datagram socket
+	FileListener FileKind = 5 // a listening stream socket, for ACCEPT
+	FilePipe     FileKind = 6 // one end of a pipe: FileReadonly or FileWriteonly
+	FileEventfd  FileKind = 7 // an eventfd: reads and writes of 8 bytes
+	FileTap      FileKind = 8 // a network interface of the host's: a packet for each read and write
+
+	FileReadonly    = 0x1  // writes end in -EBADF
+	FileDirect      = 0x2  // O_DIRECT: alignment rules apply
+	FileBlockdev    = 0x4  // a block device on the host
+	FilePoll        = 0x8  // rings with IORING_SETUP_IOPOLL may read and write it
+	FileWriteonly   = 0x10 // reads end in -EBADF
+	FileUnconnected = 0x20 // a socket that CONNECT has to connect first
 )
 
 // NoVector is a RingSetup.Vector: the ring's completions raise no interrupt.
@@ -205,9 +218,9 @@ type Identity struct {
 // File is struct uringpv_file: one of the host's files that the guest may use.
 type File struct {
 	_              structs.HostLayout
-	Kind           uint32 // FileDisk
-	Flags          uint32 // FileReadonly, FileDirect, FileBlockdev, FilePoll
-	Size           uint64 // bytes
+	Kind           FileKind
+	Flags          uint32 // FileReadonly, FileDirect and so on
+	Size           uint64 // bytes; 0 for what has no size
 	BlockSize      uint32 // logical block size in bytes, a power of two
 	DIOMemAlign    uint32 // with FileDirect: alignment of addresses, else 1
 	DIOOffsetAlign uint32 // with FileDirect: alignment of offsets and lengths, else 1
@@ -281,15 +294,25 @@ type RingSetup struct {
 	Vector      uint32 // MSI-X vector of completions, or NoVector
 	Flags       uint32 // 0
 	Opcodes     Opcodes
-	Resv        [5]uint64
+	NrSlots     uint32 // entries of the ring's file table; 0: as many as files; since 1.2
+	Resv0       uint32
+	Resv        [4]uint64
 }
+
+// In a list of IORING_REGISTER_FILES_UPDATE: not a file's index.
+const (
+	SlotEmpty = 0xffffffff // the entry becomes empty, io_uring's -1
+	SlotKeep  = 0xfffffffe // the entry stays as it is, IORING_REGISTER_FILES_SKIP
+)
 
 // Register is struct uringpv_register.
 type Register struct {
 	_      structs.HostLayout
-	Opcode uint32 // IORING_REGISTER_PROBE
+	Opcode uint32 // IORING_REGISTER_*
 	NrArgs uint32
-	Addr   uint64 // GPA of the argument
+	Addr   uint64 // GPA of the argument; with IORING_REGISTER_EVENTFD a vector
+	Offset uint32 // first entry, with FILES_UPDATE and BUFFERS_UPDATE; else 0; since 1.2
+	Resv   uint32
 }
 
 // Enter is struct uringpv_enter.
@@ -324,7 +347,7 @@ const (
 	RangeSize     = 16
 	ParamsSize    = 120
 	RingSetupSize = 256
-	RegisterSize  = 16
+	RegisterSize  = 24
 	EnterSize     = 16
 	RingStatsSize = 128
 )

@@ -1,6 +1,6 @@
 /* SPDX-License-Identifier: (GPL-2.0 WITH Linux-syscall-note) OR Apache-2.0 */
 /*
- * The uringpv device ABI, version 1.1: the contract between a guest driver and
+ * The uringpv device ABI, version 1.2: the contract between a guest driver and
  * the device. docs/protocol.md is the normative text; abi.go is the Go twin.
  *
  * All words are little-endian and naturally aligned. Structures have no
@@ -44,7 +44,7 @@ typedef uint64_t __u64;
 
 #define URINGPV_MAGIC 0x31765075u /* "uPv1" */
 #define URINGPV_VERSION_MAJOR 1
-#define URINGPV_VERSION_MINOR 1
+#define URINGPV_VERSION_MINOR 2
 #define URINGPV_VERSION ((URINGPV_VERSION_MAJOR << 16) | URINGPV_VERSION_MINOR)
 
 #define URINGPV_STATUS_READY 0x1  /* commands are accepted */
@@ -100,17 +100,27 @@ struct uringpv_identity {
 	__u8 opcodes_extra[URINGPV_OPCODE_BYTES]; /* 1.1: further opcodes, for rings that name them in RING_SETUP */
 };
 
-#define URINGPV_FILE_DISK 1 /* fixed size, read and written at offsets */
+/* Kinds of files. All but the first since 1.2. */
+#define URINGPV_FILE_DISK 1     /* a disk: fixed size, read and written at offsets */
+#define URINGPV_FILE_REGULAR 2  /* a regular file, as a disk but nothing to mount */
+#define URINGPV_FILE_STREAM 3   /* a stream socket */
+#define URINGPV_FILE_DGRAM 4    /* a datagram socket */
+#define URINGPV_FILE_LISTENER 5 /* a listening stream socket, for ACCEPT */
+#define URINGPV_FILE_PIPE 6     /* one end of a pipe: READONLY or WRITEONLY */
+#define URINGPV_FILE_EVENTFD 7  /* an eventfd: reads and writes of 8 bytes */
+#define URINGPV_FILE_TAP 8      /* a network interface of the host's: a packet for each read and write */
 
 #define URINGPV_FILE_READONLY 0x1 /* writes end in -EBADF */
 #define URINGPV_FILE_DIRECT 0x2   /* O_DIRECT: alignment rules apply */
 #define URINGPV_FILE_BLOCKDEV 0x4 /* a block device on the host */
 #define URINGPV_FILE_POLL 0x8     /* 1.1: rings with IORING_SETUP_IOPOLL may read and write it */
+#define URINGPV_FILE_WRITEONLY 0x10   /* 1.2: reads end in -EBADF */
+#define URINGPV_FILE_UNCONNECTED 0x20 /* 1.2: a socket that CONNECT has to connect first */
 
 struct uringpv_file {
-	__u32 kind;             /* URINGPV_FILE_DISK */
+	__u32 kind;             /* URINGPV_FILE_DISK and the other kinds */
 	__u32 flags;            /* URINGPV_FILE_* flags */
-	__u64 size;             /* bytes */
+	__u64 size;             /* bytes; 0 for what has no size */
 	__u32 block_size;       /* logical block size in bytes, a power of two */
 	__u32 dio_mem_align;    /* with URINGPV_FILE_DIRECT: alignment of addresses, else 1 */
 	__u32 dio_offset_align; /* with URINGPV_FILE_DIRECT: alignment of offsets and lengths, else 1 */
@@ -157,17 +167,25 @@ struct uringpv_ring_setup {
 	__u32 vector;       /* MSI-X vector of completions, or URINGPV_NO_VECTOR */
 	__u32 flags;        /* 0 */
 	__u8 opcodes[URINGPV_OPCODE_BYTES]; /* opcodes wanted; all zero: every one allowed */
-	__u64 resv[5];
+	__u32 nr_slots;     /* 1.2: entries of the ring's file table; 0: as many as files */
+	__u32 resv0;
+	__u64 resv[4];
 };
 
 /* Bytes to give RING_SETUP for the rings; entries are powers of two. */
 #define URINGPV_RINGS_SIZE(sq_entries, cq_entries) \
 	((384 + 16 * (__u64)(cq_entries) + 4 * (__u64)(sq_entries) + 4095) & ~(__u64)4095)
 
+/* In a list of IORING_REGISTER_FILES_UPDATE: not a file's index. */
+#define URINGPV_SLOT_EMPTY 0xffffffffu /* the entry becomes empty, io_uring's -1 */
+#define URINGPV_SLOT_KEEP 0xfffffffeu  /* the entry stays as it is, IORING_REGISTER_FILES_SKIP */
+
 struct uringpv_register {
-	__u32 opcode; /* IORING_REGISTER_PROBE */
+	__u32 opcode; /* IORING_REGISTER_* */
 	__u32 nr_args;
-	__u64 addr;   /* GPA of the argument */
+	__u64 addr;   /* GPA of the argument; with IORING_REGISTER_EVENTFD a vector */
+	__u32 offset; /* 1.2: first entry, with FILES_UPDATE and BUFFERS_UPDATE; else 0 */
+	__u32 resv;
 };
 
 struct uringpv_enter {
@@ -276,12 +294,16 @@ URINGPV_AT(uringpv_ring_setup, nr_buffers, 172);
 URINGPV_AT(uringpv_ring_setup, vector, 176);
 URINGPV_AT(uringpv_ring_setup, flags, 180);
 URINGPV_AT(uringpv_ring_setup, opcodes, 184);
-URINGPV_AT(uringpv_ring_setup, resv, 216);
+URINGPV_AT(uringpv_ring_setup, nr_slots, 216);
+URINGPV_AT(uringpv_ring_setup, resv0, 220);
+URINGPV_AT(uringpv_ring_setup, resv, 224);
 
-URINGPV_SIZE(uringpv_register, 16);
+URINGPV_SIZE(uringpv_register, 24);
 URINGPV_AT(uringpv_register, opcode, 0);
 URINGPV_AT(uringpv_register, nr_args, 4);
 URINGPV_AT(uringpv_register, addr, 8);
+URINGPV_AT(uringpv_register, offset, 16);
+URINGPV_AT(uringpv_register, resv, 20);
 
 URINGPV_SIZE(uringpv_enter, 16);
 URINGPV_AT(uringpv_enter, to_submit, 0);

@@ -13,6 +13,7 @@ import (
 	"golang.org/x/sys/unix"
 
 	"github.com/uringpv/uringpv/device/uringpv"
+	"github.com/uringpv/uringpv/device/uringpv/abi"
 )
 
 // Options are how to open a disk.
@@ -23,6 +24,15 @@ type Options struct {
 
 	ReadOnly bool // open for reading only, and share with other readers
 	Direct   bool // O_DIRECT: bypass the host's page cache
+	Regular  bool // shown to the guest as a regular file, not as a disk
+}
+
+// noun is what errors call it.
+func (o Options) noun() string {
+	if o.Regular {
+		return "file"
+	}
+	return "disk"
 }
 
 // Disk is an open disk and a lock on it: exclusive if it can be written, shared
@@ -33,6 +43,7 @@ type Disk struct {
 	id       string
 	fd       int // what I/O goes to
 	lock     int // refers to the open file that holds the lock; equal to fd or a duplicate
+	options  Options
 	readOnly bool
 	direct   bool
 	poll     bool // I/O with IORING_SETUP_IOPOLL works
@@ -61,11 +72,11 @@ func OpenDisk(path string, o Options) (_ *Disk, err error) {
 		return nil, openError(path, o, err)
 	}
 	defer func() { _ = unix.Close(found) }()
-	d := &Disk{path: path, id: o.ID, fd: -1, lock: -1, readOnly: o.ReadOnly, direct: o.Direct}
+	d := &Disk{path: path, id: o.ID, fd: -1, lock: -1, options: o, readOnly: o.ReadOnly, direct: o.Direct}
 	if d.id == "" {
 		d.id = filepath.Base(path)
 	}
-	if d.block, err = kind(path, found); err != nil {
+	if d.block, err = kind(path, o, found); err != nil {
 		return nil, err
 	}
 	if d.fd, err = d.reopen(found); err != nil {
@@ -94,9 +105,9 @@ func OpenDisk(path string, o Options) (_ *Disk, err error) {
 	case err != nil:
 		return nil, err
 	case size == 0 && d.block:
-		return nil, &Error{path, "is an empty block device, a drive without a medium perhaps: a disk has at least one byte", ErrNotDisk}
+		return nil, &Error{path, "is an empty block device, a drive without a medium perhaps: a " + o.noun() + " has at least one byte", ErrNotDisk}
 	case size == 0:
-		return nil, &Error{path, "is empty: a disk has at least one byte (truncate -s 1G makes one of 1 GiB)", ErrNotDisk}
+		return nil, &Error{path, "is empty: a " + o.noun() + " has at least one byte (truncate -s 1G makes one of 1 GiB)", ErrNotDisk}
 	}
 	return d, nil
 }
@@ -112,7 +123,7 @@ func openat(path string, flags int) (int, error) {
 }
 
 // kind says whether fd is a block device, or why it is no disk.
-func kind(path string, fd int) (block bool, err error) {
+func kind(path string, o Options, fd int) (block bool, err error) {
 	var st unix.Stat_t
 	if err := unix.Fstat(fd, &st); err != nil {
 		return false, &Error{path, fmt.Sprintf("fstat: %v", err), err}
@@ -134,7 +145,7 @@ func kind(path string, fd int) (block bool, err error) {
 	default:
 		what = "a file of an unknown type"
 	}
-	return false, &Error{path, "is " + what + ": a disk is a regular file or a block device", ErrNotDisk}
+	return false, &Error{path, "is " + what + ": a " + o.noun() + " is a regular file or a block device", ErrNotDisk}
 }
 
 // reopen opens the file that fd refers to in d's way.
@@ -173,7 +184,7 @@ func openError(path string, o Options, err error) error {
 	case errors.Is(err, unix.ETXTBSY):
 		reason += ": is being executed, use readonly=on"
 	case errors.Is(err, unix.EBUSY):
-		return &Error{path, "disk in use: the host has mounted it or a part of it; unmount it or use readonly=on", ErrInUse}
+		return &Error{path, o.noun() + " in use: the host has mounted it or a part of it; unmount it or use readonly=on", ErrInUse}
 	case errors.Is(err, unix.EINVAL) && o.Direct:
 		return &Error{path, "its file system cannot do direct I/O (O_DIRECT): leave out direct=on", ErrNoDirect}
 	case errors.Is(err, unix.ENXIO), errors.Is(err, unix.ENOMEDIUM):
@@ -200,7 +211,7 @@ func (d *Disk) takeLock() error {
 		case err == unix.EAGAIN || err == unix.EACCES:
 			return &Error{d.path, d.whoHasIt(want), ErrInUse}
 		}
-		return &Error{d.path, fmt.Sprintf("cannot be locked: %v; the disk has to be on a file system with file locks", err), err}
+		return &Error{d.path, fmt.Sprintf("cannot be locked: %v; the %s has to be on a file system with file locks", err, d.options.noun()), err}
 	}
 }
 
@@ -208,12 +219,12 @@ func (d *Disk) takeLock() error {
 func (d *Disk) whoHasIt(want unix.Flock_t) string {
 	held := want
 	if err := unix.FcntlFlock(uintptr(d.fd), unix.F_OFD_GETLK, &held); err == nil && held.Type == unix.F_RDLCK {
-		return "disk in use: somebody reads it, so it must not be written; use readonly=on or another copy"
+		return d.options.noun() + " in use: somebody reads it, so it must not be written; use readonly=on or another copy"
 	}
 	if d.readOnly {
-		return "disk in use: somebody writes it, so it cannot be read safely; use another copy"
+		return d.options.noun() + " in use: somebody writes it, so it cannot be read safely; use another copy"
 	}
-	return "disk in use: somebody else writes it; use another copy"
+	return d.options.noun() + " in use: somebody else writes it; use another copy"
 }
 
 // measure learns block size and alignment.
@@ -279,8 +290,13 @@ func (d *Disk) BlockDevice() bool { return d.block }
 
 // File is the disk as a device shows it to a guest. It is valid until Close.
 func (d *Disk) File() uringpv.File {
+	kind := abi.FileDisk
+	if d.options.Regular {
+		kind = abi.FileRegular
+	}
 	return uringpv.File{
 		FD:             d.fd,
+		Kind:           kind,
 		Name:           d.id,
 		Serial:         serial(d.id),
 		Size:           d.Size,
@@ -324,7 +340,7 @@ func (d *Disk) ReadOnlyTwin(id string) (_ *Disk, err error) {
 	t := *d
 	t.id, t.readOnly, t.fd, t.lock = id, true, -1, -1
 	if t.fd, err = t.reopen(d.fd); err != nil {
-		return nil, openError(d.path, Options{ReadOnly: true, Direct: d.direct}, err)
+		return nil, openError(d.path, Options{ReadOnly: true, Direct: d.direct, Regular: d.options.Regular}, err)
 	}
 	if t.lock, err = unix.FcntlInt(uintptr(d.lock), unix.F_DUPFD_CLOEXEC, 0); err != nil {
 		_ = unix.Close(t.fd)

@@ -6,7 +6,10 @@
 // see the range and a file could grow; with the relay behind it a guest's driver
 // gets it on a ring of its own, and its data rings stay the host's.
 //
+// The second one also serves a ring of which the fast one says that it cannot,
+// and that this does not concern others (uringpv.ErrElsewhere).
+//
 // It owns the choice, ring by ring. It must not know what the two do.
 //
-// Invariant: a ring whose opcodes the fast backend has is the fast backend's.
+// Invariant: a ring that the fast backend can serve is the fast backend's.
 package mixed

@@ -3,6 +3,7 @@
 package mixed
 
 import (
+	"errors"
 	"fmt"
 
 	"github.com/hashicorp/go-multierror"
@@ -17,6 +18,7 @@ import (
 type Backend struct {
 	fast, second uringpv.Backend
 	has          abi.Opcodes // the fast one's
+	hasSecond    abi.Opcodes // the second one's
 	caps         uringpv.Capabilities
 	flags        uint8  // IOSQE_* that the second one allows
 	setup        uint32 // IORING_SETUP_* that it honours
@@ -27,7 +29,7 @@ type Backend struct {
 func New(fast, second uringpv.Backend) *Backend {
 	b := &Backend{fast: fast, second: second, caps: fast.Capabilities()}
 	c := second.Capabilities()
-	b.has, b.flags = b.caps.Opcodes, c.SQEFlags
+	b.has, b.hasSecond, b.flags = b.caps.Opcodes, c.Opcodes, c.SQEFlags
 	b.caps.Extra = c.Opcodes.Without(&b.has)
 	b.caps.SetupFlags &= c.SetupFlags | hostring.SetupIOPoll
 	b.setup = c.SetupFlags
@@ -46,13 +48,32 @@ func (b *Backend) Kind() abi.Backend { return b.fast.Kind() }
 func (b *Backend) Capabilities() uringpv.Capabilities { return b.caps }
 
 // NewRing makes a ring of the fast backend, or of the second one if the fast one
-// lacks an opcode of it.
+// lacks an opcode of it, or says that another may serve it and the second one can.
 func (b *Backend) NewRing(s uringpv.RingSpec) (uringpv.Ring, error) {
-	if s.Policy.Opcodes.SubsetOf(&b.has) {
-		return b.fast.NewRing(s)
+	if !s.Policy.Opcodes.SubsetOf(&b.has) {
+		return b.slow(s)
 	}
+	r, err := b.fast.NewRing(s)
+	if err == nil || !errors.Is(err, uringpv.ErrElsewhere) || !s.Policy.Opcodes.SubsetOf(&b.hasSecond) {
+		return r, err
+	}
+	// As NewRing was given them: the fast one may have begun.
+	s.Rings.Zero()
+	s.SQEs.Zero()
+	second, e := b.slow(s)
+	if e != nil {
+		return nil, errors.Join(err, e)
+	}
+	if s.Logger != nil {
+		s.Logger.Warn("a ring is served by the slower backend", "fast", b.fast.Kind(), "slower", b.second.Kind(), "error", err)
+	}
+	return second, nil
+}
+
+// slow makes a ring of the second backend.
+func (b *Backend) slow(s uringpv.RingSpec) (uringpv.Ring, error) {
 	if bad := s.Flags &^ b.setup; bad != 0 {
-		return nil, fmt.Errorf("setup flags %#x, for opcodes that %s has: %w", bad, b.second.Kind(), unix.EINVAL)
+		return nil, fmt.Errorf("setup flags %#x, for a ring that %s serves: %w", bad, b.second.Kind(), unix.EINVAL)
 	}
 	s.Policy.SQEFlags &= b.flags
 	return b.second.NewRing(s)

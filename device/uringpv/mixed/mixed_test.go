@@ -4,6 +4,7 @@ package mixed_test
 
 import (
 	"errors"
+	"fmt"
 	"testing"
 
 	"golang.org/x/sys/unix"
@@ -12,6 +13,7 @@ import (
 	"github.com/uringpv/uringpv/device/uringpv/abi"
 	"github.com/uringpv/uringpv/device/uringpv/mixed"
 	"github.com/uringpv/uringpv/hostring"
+	"github.com/uringpv/uringpv/internal/shm"
 )
 
 // one is a backend that says which rings it was asked for.
@@ -21,6 +23,7 @@ type one struct {
 	specs  []uringpv.RingSpec
 	closed int
 	err    error
+	no     error // of NewRing
 }
 
 func (o *one) Kind() abi.Backend                  { return o.kind }
@@ -28,7 +31,7 @@ func (o *one) Capabilities() uringpv.Capabilities { return o.caps }
 func (o *one) Close() error                       { o.closed++; return o.err }
 func (o *one) NewRing(s uringpv.RingSpec) (uringpv.Ring, error) {
 	o.specs = append(o.specs, s)
-	return nil, nil
+	return nil, o.no
 }
 
 func two() (fast, second *one) {
@@ -113,5 +116,38 @@ func TestSecondBackendGetsNoFlagThatItDoesNotHonour(t *testing.T) {
 	_, err := b.NewRing(uringpv.RingSpec{Policy: policy, Flags: hostring.SetupSQPoll | hostring.SetupIOPoll})
 	if !errors.Is(err, unix.EINVAL) || len(second.specs) != 0 {
 		t.Errorf("%v, %d rings", err, len(second.specs))
+	}
+}
+
+func TestRingThatTheFastOneCannotServe(t *testing.T) {
+	elsewhere := fmt.Errorf("files of two sizes: %w: %w", uringpv.ErrElsewhere, unix.EINVAL)
+	for name, tt := range map[string]struct {
+		ops       abi.Opcodes
+		fast, alt error
+		second    int
+		want      error
+	}{
+		"another may":                      {abi.OpcodesOf(hostring.OpNop), elsewhere, nil, 1, nil},
+		"another may, and cannot":          {abi.OpcodesOf(hostring.OpNop), elsewhere, unix.ENOMEM, 1, unix.ENOMEM},
+		"another may, but has less":        {abi.OpcodesOf(hostring.OpNop, hostring.OpReadFixed), elsewhere, nil, 0, unix.EINVAL},
+		"the host's fault, whoever serves": {abi.OpcodesOf(hostring.OpNop), unix.ENOSPC, nil, 0, unix.ENOSPC},
+	} {
+		fast, second := two()
+		fast.no, second.no = tt.fast, tt.alt
+		b := mixed.New(fast, second)
+		policy, _ := b.Capabilities().Policy.Narrow(tt.ops, abi.Opcodes{})
+		area, err := shm.Of(make([]byte, 4096))
+		if err != nil {
+			t.Fatal(err)
+		}
+		w, _ := area.Uint32(8)
+		w.Store(7) // as if the fast one had begun
+		_, err = b.NewRing(uringpv.RingSpec{Policy: policy, Rings: area, SQEs: area})
+		if !errors.Is(err, tt.want) || len(second.specs) != tt.second {
+			t.Errorf("%s: %v, %d rings of the second backend; want %v, %d", name, err, len(second.specs), tt.want, tt.second)
+		}
+		if tt.second > 0 && w.Load() != 0 {
+			t.Errorf("%s: the second backend was given areas that are not zeroed", name)
+		}
 	}
 }

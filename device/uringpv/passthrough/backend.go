@@ -6,24 +6,25 @@ import (
 	"errors"
 	"fmt"
 	"log/slog"
-	"slices"
 
 	"github.com/hashicorp/go-multierror"
-	"golang.org/x/sys/unix"
-
 	"github.com/uringpv/uringpv/device/uringpv"
 	"github.com/uringpv/uringpv/device/uringpv/abi"
+	"github.com/uringpv/uringpv/device/uringpv/internal/direct"
 	"github.com/uringpv/uringpv/device/uringpv/internal/growth"
 	"github.com/uringpv/uringpv/hostring"
 	"github.com/uringpv/uringpv/memmap"
 )
 
-// features are the IORING_FEAT_* that mean something to a guest, as far as the
-// host's kernel has them.
-const features = hostring.FeatSingleMmap | hostring.FeatNodrop | hostring.FeatSubmitStable
+// sqeFlags are the IOSQE_* that a guest may use. CQE_SKIP_SUCCESS is not among
+// them: the watchdog's account needs a CQE for each SQE.
+const sqeFlags = hostring.SQEFixedFile | hostring.SQEIODrain | hostring.SQEIOLink | hostring.SQEIOHardlink | hostring.SQEAsync
 
-// sqeFlags are the IOSQE_* that a guest may use.
-const sqeFlags = hostring.SQEFixedFile | hostring.SQEAsync
+// opcodes are those without a raw pointer that cannot make a file grow. FALLOCATE
+// is not among them: restrictions do not see its mode.
+var opcodes = []uint8{
+	hostring.OpNop, hostring.OpReadFixed, hostring.OpWriteFixed, hostring.OpFsync, hostring.OpSyncFileRange,
+}
 
 // maxBuffers bounds the buffers of one ring; the kernel's limit is 16384.
 const maxBuffers = 1024
@@ -34,7 +35,14 @@ const maxBuffers = 1024
 var ErrGrowth = growth.ErrConflict
 
 // ErrMemlock says that guest RAM cannot be pinned.
-var ErrMemlock = errors.New("guest RAM cannot be locked into memory")
+var ErrMemlock = direct.ErrMemlock
+
+// ErrUnsupported says that this host cannot do passthrough.
+var ErrUnsupported = direct.ErrUnsupported
+
+// DefaultIdle is how long a ring with IORING_SETUP_SQPOLL polls without work if
+// its guest does not say.
+const DefaultIdle = direct.DefaultIdle
 
 // ErrIntegrity says that a disk cannot be passed through because reads and
 // writes of it may carry protection information.
@@ -65,7 +73,7 @@ func New(c Config) (_ *Backend, err error) {
 	if c.Logger == nil {
 		c.Logger = slog.Default()
 	}
-	entries, err := limits()
+	entries, err := direct.Limits()
 	if err != nil {
 		return nil, err
 	}
@@ -80,7 +88,7 @@ func New(c Config) (_ *Backend, err error) {
 		return nil, fmt.Errorf("the host's io_uring: %w", err)
 	}
 	b.base = base
-	ops, err := known(base)
+	ops, err := direct.Known(base, opcodes)
 	if err != nil {
 		return nil, err
 	}
@@ -90,24 +98,17 @@ func New(c Config) (_ *Backend, err error) {
 	if err := b.bindGrowth(c.Files); err != nil {
 		return nil, err
 	}
-	if err := b.pinRAM(); err != nil {
+	if err := direct.PinAll(base, b.memory); err != nil {
 		return nil, err
-	}
-	flags := hostring.SetupSQPoll | hostring.SetupCQSize | hostring.SetupClamp
-	if has(featureIOPoll) == nil {
-		flags |= hostring.SetupIOPoll // the SQ thread polls for completions
-	}
-	if has(featureNoSQArray) == nil {
-		flags |= hostring.SetupNoSQArray
 	}
 	b.caps = uringpv.Capabilities{
 		Policy: uringpv.Policy{
 			Opcodes:          ops,
 			SQEFlags:         sqeFlags,
 			SQEFlagsRequired: hostring.SQEFixedFile,
-			SetupFlags:       flags,
+			SetupFlags:       direct.SetupFlags(),
 		},
-		Features:   base.Params().Features & features,
+		Features:   base.Params().Features & direct.Features,
 		MaxEntries: entries,
 		MaxFiles:   uringpv.ReservedFile,
 		MaxBuffers: maxBuffers,
@@ -123,30 +124,13 @@ func New(c Config) (_ *Backend, err error) {
 	return b, nil
 }
 
-// known is which of the opcodes without a raw pointer the host's kernel has.
-// FALLOCATE is not among them: restrictions do not see its mode, and some modes
-// make a file grow.
-func known(r *hostring.Ring) (abi.Opcodes, error) {
-	knows, err := r.Probe()
-	if err != nil {
-		return abi.Opcodes{}, err
-	}
-	var ops []uint8
-	for _, op := range []uint8{hostring.OpNop, hostring.OpReadFixed, hostring.OpWriteFixed, hostring.OpFsync} {
-		if knows[op] {
-			ops = append(ops, op)
-		}
-	}
-	return abi.OpcodesOf(ops...), nil
-}
-
 // bindGrowth bounds the writable regular files, which must all be of one size.
 func (b *Backend) bindGrowth(files []uringpv.File) error {
 	var first *uringpv.File
 	var bound int64
 	for i := range files {
 		f := &files[i]
-		if f.ReadOnly || f.BlockDevice {
+		if f.ReadOnly || f.BlockDevice || f.Kind != 0 && !f.Seekable() {
 			continue
 		}
 		n, err := f.Size()
@@ -171,37 +155,6 @@ func (b *Backend) bindGrowth(files []uringpv.File) error {
 	}
 	b.bound = h
 	return nil
-}
-
-// pinRAM registers guest RAM in the base ring.
-func (b *Backend) pinRAM() error {
-	err := pin(b.base, b.memory, b.memory.Layout().Buffers())
-	if hostring.Errno(err) == unix.ENOMEM {
-		return fmt.Errorf("%w: RLIMIT_MEMLOCK must be at least the guest's RAM, %d KiB (ulimit -l), or the process needs CAP_IPC_LOCK; backend=relay does without: %w",
-			ErrMemlock, b.memory.Layout().Size()>>10, err)
-	}
-	return err
-}
-
-// pin registers ranges of guest RAM.
-func pin(r *hostring.Ring, m *memmap.Memory, ranges []memmap.Range) error {
-	v := make([]hostring.Buffer, len(ranges))
-	for i, g := range ranges {
-		addr, err := m.HostAddr(g)
-		if err != nil {
-			return err
-		}
-		v[i] = hostring.Buffer{Addr: addr, Length: g.Length}
-	}
-	return r.RegisterBuffers(v)
-}
-
-// register gives a ring its buffers.
-func (b *Backend) register(r *hostring.Ring, buffers []memmap.Range) error {
-	if b.base != nil && slices.Equal(buffers, b.memory.Layout().Buffers()) {
-		return r.CloneBuffers(b.base)
-	}
-	return pin(r, b.memory, buffers)
 }
 
 // Kind is abi.BackendPassthrough.

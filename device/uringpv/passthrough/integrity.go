@@ -47,6 +47,9 @@ func noIntegrity(r *hostring.Ring, files []uringpv.File) error {
 		}
 		// No bytes, no information: a kernel that would take it has nothing to do.
 		sqe.Opcode, sqe.FD, sqe.Addr3, sqe.Pad2 = hostring.OpRead, int32(files[i].FD), uint64(attr.Addr()), attrFlagPI
+		if files[i].WriteOnly {
+			sqe.Opcode = hostring.OpWrite
+		}
 		if _, err := r.Submit(); err != nil {
 			return err
 		}

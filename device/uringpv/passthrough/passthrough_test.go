@@ -14,6 +14,7 @@ import (
 	"golang.org/x/sys/unix"
 
 	"github.com/uringpv/uringpv/device/uringpv"
+	"github.com/uringpv/uringpv/device/uringpv/internal/direct"
 	"github.com/uringpv/uringpv/device/uringpv/internal/ringtest"
 	"github.com/uringpv/uringpv/hostring"
 	"github.com/uringpv/uringpv/internal/testutil"
@@ -69,24 +70,6 @@ func TestSupportedAgreesWithNew(t *testing.T) {
 	}
 }
 
-func TestUnsupportedNamesTheFeatureAndItsKernel(t *testing.T) {
-	if err := lacking(hostring.Feature{Name: "NO_MMAP", Since: "6.5", Result: hostring.No, Why: unix.EINVAL}); !errors.Is(err, ErrUnsupported) ||
-		!strings.Contains(err.Error(), "NO_MMAP") || !strings.Contains(err.Error(), "6.5") {
-		t.Errorf("a missing feature: %v", err)
-	}
-	if err := lacking(hostring.Feature{Name: "NO_MMAP", Result: hostring.Inconclusive, Why: unix.ENOMEM}); err == nil || errors.Is(err, ErrUnsupported) {
-		t.Errorf("an inconclusive probe: %v, want no verdict", err)
-	}
-	if err := lacking(hostring.Feature{Result: hostring.Yes}); err != nil {
-		t.Error(err)
-	}
-	for _, name := range []string{featureOnePage, featureNoSQArray} {
-		if _, ok := hostring.ProbeFeature(name); !ok {
-			t.Errorf("nothing probes %q", name)
-		}
-	}
-}
-
 // TestFloodStopsTheRing has a guest that never takes a CQE, on each kind of ring.
 func TestFloodStopsTheRing(t *testing.T) {
 	testutil.NoLeaks(t)
@@ -110,8 +93,8 @@ func TestFloodStopsTheRing(t *testing.T) {
 			if err := d.Ring.Enter(0, 0); !errors.Is(err, unix.ENXIO) {
 				t.Errorf("ENTER of a stopped ring: %v, want ENXIO", err)
 			}
-			if n := d.Ring.Stats().SQEs; n <= maxBehind {
-				t.Errorf("%d SQEs counted before the ring stopped, want more than %d", n, maxBehind)
+			if n := d.Ring.Stats().SQEs; n <= direct.MaxBehind {
+				t.Errorf("%d SQEs counted before the ring stopped, want more than %d", n, direct.MaxBehind)
 			}
 			if res := other.Do(t, ringtest.NOP(1)); res != 0 {
 				t.Errorf("another ring's NOP: %d", res)
@@ -126,10 +109,10 @@ func TestWatchdogSleepsWithTheRing(t *testing.T) {
 	for _, m := range ringtest.Modes[:3] {
 		d := g.Setup(t, ringtest.Config{SQ: 8, Flags: m.Flags, Idle: 5 * time.Millisecond})
 		d.Do(t, ringtest.NOP(1))
-		deadline := time.Now().Add(20 * interval)
+		deadline := time.Now().Add(20 * direct.Interval)
 		for quiet := 0; quiet < 3; {
 			before := d.Ring.SystemCalls()
-			time.Sleep(interval + interval/4)
+			time.Sleep(direct.Interval + direct.Interval/4)
 			if quiet++; d.Ring.SystemCalls() != before {
 				quiet = 0
 			}
@@ -176,7 +159,7 @@ func TestParamsTellNothingOfTheHost(t *testing.T) {
 	g := ringtest.NewRig(t, newBackend, ringtest.Disk(t, 1<<20, false))
 	for _, m := range ringtest.Modes {
 		p := g.Setup(t, ringtest.Config{SQ: 8, Flags: m.Flags}).Params
-		if p.Flags != m.Flags || p.Features&^features != 0 || p.SQThreadCPU != 0 || p.WQFD != 0 ||
+		if p.Flags != m.Flags || p.Features&^direct.Features != 0 || p.SQThreadCPU != 0 || p.WQFD != 0 ||
 			p.SQOff.UserAddr != 0 || p.CQOff.UserAddr != 0 {
 			t.Errorf("%s: %+v", m.Name, p)
 		}

@@ -24,7 +24,8 @@ import (
 )
 
 // features are the IORING_FEAT_* that the relay's rings have.
-const features = hostring.FeatSingleMmap | hostring.FeatNodrop | hostring.FeatSubmitStable
+const features = hostring.FeatSingleMmap | hostring.FeatNodrop | hostring.FeatSubmitStable |
+	hostring.FeatFastPoll | hostring.FeatPoll32Bits | hostring.FeatCQESkip
 
 // setupFlags are the IORING_SETUP_* that the relay can honour.
 const setupFlags = hostring.SetupSQPoll | hostring.SetupCQSize | hostring.SetupClamp | hostring.SetupNoSQArray
@@ -106,7 +107,7 @@ func New(c Config) (*Backend, error) {
 
 // need announces a file that this process writes to.
 func (b *Backend) need(f *uringpv.File) error {
-	if f.ReadOnly || f.BlockDevice {
+	if f.ReadOnly || f.BlockDevice || f.Size == nil {
 		return nil
 	}
 	n, err := f.Size()
@@ -141,10 +142,7 @@ func known() (abi.Opcodes, error) {
 		return abi.Opcodes{}, err
 	}
 	var ops []uint8
-	for _, op := range []uint8{
-		hostring.OpNop, hostring.OpReadFixed, hostring.OpWriteFixed, hostring.OpRead, hostring.OpWrite,
-		hostring.OpFsync, hostring.OpFallocate,
-	} {
+	for _, op := range opcodes {
 		if has[op] {
 			ops = append(ops, op)
 		}

@@ -3,6 +3,7 @@
 package relay
 
 import (
+	"fmt"
 	"time"
 
 	"golang.org/x/sys/unix"
@@ -17,28 +18,57 @@ const refresh = time.Millisecond
 // file is one of a ring's files, with its size as it was last seen. It belongs
 // to the ring's goroutine.
 type file struct {
-	readOnly bool
-	block    bool
-	look     func() (int64, error)
-	size     uint64
-	looked   time.Time
-	calls    *uint64 // system calls of the ring
+	present     bool // false: the entry is empty, as far as the relay knows
+	reserved    bool // the entry is empty, and an ACCEPT will fill it
+	readOnly    bool
+	writeOnly   bool
+	unconnected bool
+	socket      bool
+	block       bool
+	sized       bool   // it has an end, which writes must not pass
+	host        uint16 // its entry in the host ring's file table
+	fd          int32
+	anyPeer     bool   // messages may name any address
+	peer        []byte // the sockaddr that requests may name, nil for none
+	look        func() (int64, error)
+	size        uint64
+	looked      time.Time
+	calls       *uint64 // system calls of the ring
 }
 
-// files looks at the size of each of a ring's files.
-func files(in []uringpv.File, calls *uint64) ([]file, error) {
-	out := make([]file, len(in))
-	for i := range in {
-		f := file{readOnly: in[i].ReadOnly, block: in[i].BlockDevice, look: in[i].Size, calls: calls}
-		n, err := f.look()
-		if err != nil {
-			return nil, err
-		}
-		f.size = uint64(max(n, 0))
-		*calls++
-		out[i] = f
+// unknown is what is known of an entry that is empty, or that an ACCEPT may have
+// filled before a request gets there: nothing that is to be checked. The relay never
+// puts a file with a size where requests that were not checked may find it.
+var unknown file
+
+// newFile is what the relay has to know of in. It looks at the size.
+func newFile(in *uringpv.File, calls *uint64) (file, error) {
+	f := file{
+		present: true, readOnly: in.ReadOnly, writeOnly: in.WriteOnly, unconnected: in.Unconnected, anyPeer: in.AnyPeer,
+		block: in.BlockDevice, sized: in.Size != nil, look: in.Size, fd: int32(in.FD), calls: calls,
 	}
-	return out, nil
+	var err error
+	if f.peer, err = peerBytes(in.Peer); err != nil {
+		return f, err
+	}
+	*calls++
+	if !f.sized {
+		var st unix.Stat_t
+		if err := unix.Fstat(in.FD, &st); err != nil {
+			return f, fmt.Errorf("fstat of %q: %w", in.Name, err)
+		}
+		kind := st.Mode & unix.S_IFMT
+		if f.socket = kind == unix.S_IFSOCK; in.Seekable() || kind == unix.S_IFREG || kind == unix.S_IFBLK {
+			return f, fmt.Errorf("file %q: has an end that it must not grow beyond, and no Size to tell it: %w", in.Name, unix.EINVAL)
+		}
+		return f, nil
+	}
+	n, err := f.look()
+	if err != nil {
+		return f, fmt.Errorf("size of %q: %w", in.Name, err)
+	}
+	f.size = uint64(max(n, 0))
+	return f, nil
 }
 
 // within says whether [off, off+n) lies in the file; off+n does not overflow. It
@@ -77,4 +107,72 @@ func (f *file) again() bool {
 	}
 	f.size = uint64(n)
 	return true
+}
+
+// hostFile is an entry of the host ring's file table.
+type hostFile struct {
+	refs   uint32 // requests in flight that name it
+	bound  bool   // an entry of the guest's table means it
+	filled bool   // there may be a file in it
+}
+
+// The host ring's table has an entry for each of the guest's, as many again for
+// files that the guest has replaced while requests name them, and the sentinel's.
+//
+// A file with a size only goes where no request in flight looks: what a request
+// may do was checked against the file that was there when it was taken, and the
+// kernel looks a fixed file up only when it issues the request.
+
+// spare is an entry of the host ring's table that nobody uses.
+func (r *Ring) spare() (uint16, bool) {
+	for i := range r.hosts {
+		if h := &r.hosts[i]; !h.bound && h.refs == 0 {
+			return uint16(i), true
+		}
+	}
+	return 0, false
+}
+
+// place is where a socket for the guest's entry may go.
+func (r *Ring) place(entry uint32) (uint16, bool) {
+	if host := r.files[entry].host; r.hosts[host].refs == 0 {
+		return host, true
+	}
+	return r.spare()
+}
+
+// bind makes f what the guest's entry means.
+func (r *Ring) bind(entry uint16, f file) {
+	old := r.files[entry].host
+	r.files[entry] = f
+	if old != f.host {
+		r.hosts[old].bound = false
+		r.sweep(old)
+	}
+	h := &r.hosts[f.host]
+	h.bound, h.filled = true, h.filled || f.present
+}
+
+// release is the end of a request that named the entry.
+func (r *Ring) release(i uint16) {
+	if i == noFile {
+		return
+	}
+	h := &r.hosts[i]
+	if h.refs--; h.refs == 0 && !h.bound {
+		r.sweep(i)
+	}
+}
+
+// sweep empties an entry that nobody uses any more.
+func (r *Ring) sweep(i uint16) {
+	h := &r.hosts[i]
+	if h.refs > 0 || h.bound || !h.filled {
+		return
+	}
+	h.filled = false
+	r.calls++
+	if err := r.host.UpdateFiles(uint32(i), []int32{-1}); err != nil {
+		r.fail(fmt.Errorf("empty entry %d of the host ring's file table: %w", i, err))
+	}
 }

@@ -137,6 +137,31 @@ func (g *guestRings) next(w *words) bool {
 	return g.sqes.Load64((*[8]uint64)(w), hostring.SQESize*uint64(i))
 }
 
+// chain is how many of the n SQEs at the head, at least one, are a chain, as their
+// flags say now. It is a hint: they are read again when they are taken.
+func (g *guestRings) chain(n uint32) uint32 {
+	for k := range n {
+		i := (g.head + k) & (g.sqEntries - 1)
+		if g.array {
+			index, ok := g.indices.Uint32(4 * uint64(i))
+			if !ok {
+				return max(k, 1)
+			}
+			if i = index.Load(); i >= g.sqEntries {
+				return max(k, 1)
+			}
+		}
+		first, ok := g.sqes.Uint64(hostring.SQESize * uint64(i))
+		if !ok {
+			return max(k, 1)
+		}
+		if w := (words{first.Load()}); w.flags()&linkFlags == 0 {
+			return k + 1
+		}
+	}
+	return n
+}
+
 // consumed shows the guest which SQEs it may write again.
 func (g *guestRings) consumed() { g.sqHead.Store(g.head) }
 

@@ -90,6 +90,7 @@ func (r *Ring) attend() bool {
 	if r.closing.Load() {
 		return false
 	}
+	r.obey()
 	if n := r.submit.Swap(0); n > 0 {
 		r.owe(n)
 	}
@@ -110,69 +111,214 @@ func (r *Ring) pass() bool {
 	return moved
 }
 
-// reap turns completions of the host ring into CQEs of the guest.
+// reap turns completions of the host ring into CQEs of the guest. It leaves them
+// where they are while too many are held back: the host's kernel then ends requests
+// that give several, as it would for a guest's own ring that is full.
 func (r *Ring) reap() bool {
+	if !r.reapable() {
+		return false
+	}
+	if r.host.Overflowed() && r.host.Ready() == 0 {
+		// The kernel moves what it has kept only when asked to.
+		if _, err := r.host.Enter(0, 0, hostring.EnterGetevents); err != nil && !later(err) {
+			r.fail(err)
+		}
+	}
 	n := r.host.Reap(r.cqes[:])
 	for i := range r.cqes[:n] {
-		c := &r.cqes[i]
-		if c.UserData >= uint64(len(r.slots.table)) {
-			continue // not reached: the host's kernel returns what it was given
-		}
-		user, class := r.slots.give(uint32(c.UserData))
-		if c.Res > 0 {
-			switch class {
-			case classRead:
-				r.pending.read += uint64(c.Res)
-			case classWrite:
-				r.pending.written += uint64(c.Res)
-			}
-		}
-		r.post(user, c.Res)
+		r.complete(&r.cqes[i])
 	}
 	return n > 0
 }
 
-// take moves SQEs from the guest's ring to the host's. It leaves those for which
-// there is no room: a full host ring, or no slot for what they would complete
-// as.
-func (r *Ring) take() bool {
-	n := r.takeable()
-	if n == 0 {
-		return false
-	}
-	room := r.params.SQEntries - r.host.Pending()
-	var w words
-	var sqe hostring.SQE
-	for range min(n, room, batch) {
-		ok := r.guest.next(&w)
-		r.guest.head++
-		r.pending.sqes++
-		if !r.sqpoll {
-			r.owed--
-		}
-		if !ok {
-			continue
-		}
-		class, errno := r.translate(&w, &sqe)
-		if errno != 0 {
-			r.post(w.userData(), -int32(errno))
-			continue
-		}
-		dst, ok := r.host.SQE()
-		if !ok {
-			r.post(w.userData(), -int32(unix.EAGAIN)) // not reached: there was room
-			continue
-		}
-		sqe.UserData = uint64(r.slots.take(w.userData(), class))
-		*dst = sqe
-		r.fresh = true
-	}
-	r.guest.consumed()
-	return true
+// reapable says whether there may be completions to take.
+func (r *Ring) reapable() bool {
+	return (r.host.Ready() > 0 || r.host.Overflowed()) && (r.held.len() < r.slots.most || r.ending)
 }
 
-// takeable is how many SQEs the guest has submitted and the ring has slots for.
-func (r *Ring) takeable() uint32 {
+// take moves SQEs from the guest's ring to the host's. It leaves those for which
+// there is no room: a full host ring, or no slot for what they would complete
+// as. A chain goes as a whole.
+func (r *Ring) take() bool {
+	if len(r.stalled) > 0 {
+		r.resume()
+	}
+	limit := r.takeable()
+	if limit == 0 {
+		return false
+	}
+	n := r.ready()
+	limit = min(limit, n, batch)
+	room := r.entries - r.host.Pending()
+	r.need = 1
+	var w words
+	taken, full := uint32(0), false
+	for taken < limit && !full {
+		ok := r.guest.next(&w)
+		if !ok || w.flags()&linkFlags == 0 {
+			if full = room == 0; full {
+				break
+			}
+			r.consume(&taken)
+			if ok {
+				r.put(&w, false)
+				room = r.entries - r.host.Pending()
+			}
+			continue
+		}
+		length := r.guest.chain(n - taken)
+		need := min(2*length, r.entries)
+		if need > r.slots.room() {
+			r.need = need
+			break
+		}
+		if full = need > room; full {
+			break
+		}
+		for k := uint32(1); ; k++ {
+			r.consume(&taken)
+			if !ok {
+				break
+			}
+			last := k == length || w.flags()&linkFlags == 0
+			r.put(&w, true)
+			if last {
+				break
+			}
+			ok = r.guest.next(&w)
+		}
+		r.endChain()
+		room = r.entries - r.host.Pending()
+	}
+	if taken > 0 {
+		r.guest.consumed()
+	}
+	return taken > 0 || full
+}
+
+// consume counts the SQE at the head of the guest's ring.
+func (r *Ring) consume(taken *uint32) {
+	r.guest.head++
+	r.pending.sqes++
+	*taken++
+	if !r.sqpoll {
+		r.owed--
+	}
+}
+
+// put gives the host's ring what w stands for; there is room. A refused SQE goes
+// there as well, as one that fails: its CQE comes when it is due, and drains, chains
+// and timeouts count it.
+func (r *Ring) put(w *words, member bool) {
+	q, sqe := &r.q, &r.sqe
+	q.reset(w)
+	r.short = false
+	no := r.translate(w, sqe, q)
+	if no != 0 {
+		if q.odd && q.block != 0 {
+			r.arena.give(q.block)
+		}
+		q.odd = true
+		q.reset(w)
+		q.odd, q.fault = true, no
+		refused(w, sqe, no)
+	}
+	if w.flags()&hostring.SQECQESkipSuccess != 0 {
+		q.flags |= slotSkip
+		q.odd = true
+	}
+	if member {
+		r.join(w, no)
+		return
+	}
+	r.submitSlot()
+	r.moved = noFile
+}
+
+// submitSlot takes a slot for q and puts sqe on the host's ring.
+func (r *Ring) submitSlot() (ref, *hostring.SQE) {
+	q := &r.q
+	if q.file != noFile {
+		r.hosts[q.file].refs++
+	}
+	if q.op == hostring.OpAccept && q.fault == 0 {
+		r.hosts[q.target].refs++
+	}
+	dst, ok := r.host.SQE()
+	if !ok {
+		r.fail(errRoom)
+		return nobody, nil
+	}
+	_, x := r.slots.take(q)
+	r.sqe.UserData = uint64(x)
+	*dst = r.sqe
+	if q.odd && q.flags&slotAgain != 0 {
+		p := r.planned
+		r.plans[x] = &p
+	}
+	r.fresh = true
+	return x, dst
+}
+
+// errRoom says that the host's ring is not as large as it was made.
+var errRoom = errors.New("the host ring has no room for an SQE that was counted")
+
+// join puts q as the next member of the chain.
+func (r *Ring) join(w *words, no fault) {
+	q, l := &r.q, &r.link
+	q.odd = true
+	timer := q.op == hostring.OpLinkTimeout && no == 0
+	if l.short && !timer {
+		r.breaker()
+	}
+	if no != 0 && no&onIssue == 0 {
+		if h := r.slots.find(l.head); h != nil {
+			h.flags &^= slotHard // the chain fails as a whole, beginning with its head
+		}
+	} else if w.flags()&hostring.SQEIOHardlink != 0 {
+		q.flags |= slotHard
+	}
+	// To the kernel what it was asked is what it has done.
+	short := r.short && w.flags()&hostring.SQEIOHardlink == 0
+	x, dst := r.submitSlot()
+	if dst == nil {
+		return
+	}
+	l.last, l.op = dst, q.op
+	if p := r.slots.find(l.prev); p != nil && timer {
+		p.timer = x
+	} else if p != nil {
+		p.chain = x
+	}
+	if !timer {
+		l.prev, l.short = x, short
+	}
+	if l.head == nobody {
+		l.head = x
+	}
+}
+
+// breaker puts a request of the relay's own that fails, so that the chain ends here.
+func (r *Ring) breaker() {
+	r.link.short = false
+	q, sqe := r.q, r.sqe
+	r.q = slot{hot{file: noFile, odd: true, op: hostring.OpNop}, cold{flags: slotInternal}}
+	r.sqe = hostring.SQE{Opcode: hostring.OpRead, Flags: hostring.SQEFixedFile | hostring.SQEIOLink, FD: noSuchFile}
+	r.submitSlot()
+	r.q, r.sqe = q, sqe
+}
+
+// endChain makes the SQE put last the end of its chain, also if its flags said
+// otherwise: nothing follows that the guest had submitted with it.
+func (r *Ring) endChain() {
+	if r.link.last != nil {
+		r.link.last.Flags &^= linkFlags
+	}
+	r.link, r.moved = chain{}, noFile
+}
+
+// ready is how many SQEs the guest has asked to take.
+func (r *Ring) ready() uint32 {
 	n := r.guest.ready()
 	if !r.sqpoll {
 		if n == 0 {
@@ -180,7 +326,20 @@ func (r *Ring) takeable() uint32 {
 		}
 		n = min(n, r.owed)
 	}
-	return min(n, uint32(len(r.slots.table))-r.slots.used-r.held.len())
+	return n
+}
+
+// takeable is how many SQEs the guest has submitted and the ring has slots for. Of
+// a guest whose CQ ring is full it takes no more than would fill it once more.
+func (r *Ring) takeable() uint32 {
+	n := r.ready()
+	if n == 0 || r.need > r.slots.room() {
+		return 0
+	}
+	if r.held.len() > 0 || r.guest.full() {
+		return min(n, r.spec.CQEntries-min(r.spec.CQEntries, r.slots.used+r.held.len()))
+	}
+	return min(n, r.slots.room())
 }
 
 // owe notes that a doorbell asks to take n SQEs, or what there is.
@@ -194,25 +353,136 @@ func (r *Ring) push() bool {
 		// A thread that polls will take the rest; without one, try again.
 		r.fresh = !r.thread && r.host.Pending() > 0
 		return n > 0
-	case errors.Is(err, unix.EAGAIN), errors.Is(err, unix.EBUSY), errors.Is(err, unix.ENOMEM):
-		// Later, when completions have made room.
+	case later(err):
+		// When completions have made room.
 	default:
 		r.fail(err)
 	}
 	return false
 }
 
+// later says whether err is the kernel's way to say that it has no room now.
+func later(err error) bool {
+	return errors.Is(err, unix.EAGAIN) || errors.Is(err, unix.EBUSY) || errors.Is(err, unix.ENOMEM)
+}
+
+// complete is a CQE of the host's ring.
+func (r *Ring) complete(c *hostring.CQE) {
+	x := ref(c.UserData)
+	s := r.slots.find(x)
+	if s == nil {
+		return // not reached: the host's kernel returns what it was given
+	}
+	if s.odd || c.Flags&cqeMore != 0 {
+		r.finish(uint32(x), s, c)
+		return
+	}
+	r.bytes(s, c.Res)
+	user, file := s.userData, s.file
+	r.slots.give(uint32(x))
+	r.release(file)
+	r.post(user, c.Res, c.Flags)
+}
+
+// bytes counts what s has moved.
+func (r *Ring) bytes(s *slot, res int32) {
+	if res > 0 {
+		switch s.class {
+		case classRead:
+			r.pending.read += uint64(res)
+		case classWrite:
+			r.pending.written += uint64(res)
+		}
+	}
+}
+
+// finish is complete for requests out of the ordinary.
+func (r *Ring) finish(i uint32, s *slot, c *hostring.CQE) {
+	res := c.Res
+	if c.Flags&cqeMore != 0 {
+		r.post(s.userData, res, c.Flags)
+		return
+	}
+	if s.flags&slotAgain != 0 {
+		var more bool
+		if res, more = r.goOn(i, ref(c.UserData), res); more {
+			return
+		}
+	}
+	if s.fault != 0 {
+		if res != -int32(unix.ECANCELED) {
+			res = -int32(s.fault.errno())
+		}
+	} else {
+		switch s.op {
+		case hostring.OpRecvmsg:
+			if res >= 0 {
+				r.received(s)
+			}
+		case hostring.OpAccept:
+			res = r.accepted(s, res)
+			r.release(s.target)
+		case hostring.OpClose:
+			r.closed(s, res)
+		case hostring.OpPollRemove:
+			if p := r.slots.find(s.poll); res == 0 && s.flags&slotRename != 0 && p != nil {
+				p.userData = s.rename
+			}
+		}
+	}
+	r.bytes(s, res)
+	show := r.shows(s, res)
+	user, file := s.userData, s.file
+	if s.block != 0 {
+		r.arena.give(s.block)
+	}
+	r.slots.give(i)
+	r.release(file)
+	if show {
+		r.post(user, res, c.Flags)
+	}
+}
+
+// shows says whether the guest gets a CQE for s with the result res. If that breaks
+// a chain, it decides for the rest of it, too: a request that would not have had a
+// CQE and fails has one, and then the others have none.
+func (r *Ring) shows(s *slot, res int32) bool {
+	switch {
+	case s.flags&slotInternal != 0:
+		return false
+	case s.flags&(slotMuted|slotShown) != 0:
+		return s.flags&slotMuted == 0
+	}
+	failed := s.failed(res)
+	if failed && s.flags&slotHard == 0 {
+		fate := slotShown
+		if s.flags&slotSkip != 0 {
+			fate = slotMuted
+		}
+		for m := r.slots.find(s.chain); m != nil; m = r.slots.find(m.chain) {
+			m.flags |= fate
+			if t := r.slots.find(m.timer); t != nil {
+				t.flags |= fate
+			}
+		}
+	}
+	return failed || s.flags&slotSkip == 0
+}
+
 // post completes a request of the guest's. Behind CQEs that are held back it
 // waits its turn.
-func (r *Ring) post(user uint64, res int32) {
+func (r *Ring) post(user uint64, res int32, flags uint32) {
 	if res < 0 {
 		r.pending.errors++
 	}
-	c := hostring.CQE{UserData: user, Res: res}
+	c := hostring.CQE{UserData: user, Res: res, Flags: flags}
 	if r.held.len() == 0 && !r.guest.full() {
 		r.guest.put(c)
 		r.pending.cqes++
 		return
+	}
+	if r.ending {
+		return // nobody will ask for it
 	}
 	if r.held.len() == 0 {
 		r.guest.setFlags(hostring.SQCQOverflow, true)
@@ -320,7 +590,7 @@ func (r *Ring) sleep(timeout time.Duration) {
 	r.awake(false)
 	missed := r.thread && !r.fresh && r.host.Pending() > 0 && r.host.NeedWakeup()
 	r.fresh = r.fresh || missed
-	if r.fault == nil && (r.host.Ready() > 0 || r.takeable() > 0 || missed) || r.attention.Load() {
+	if r.fault == nil && (r.reapable() || r.takeable() > 0 || missed) || r.attention.Load() {
 		r.awake(true)
 		return
 	}
@@ -367,15 +637,21 @@ func (r *Ring) fail(err error) {
 // returns, unless the host ring has failed. Then only the end of the ring itself
 // tells, and Close waits for that.
 func (r *Ring) drain() {
+	r.ending = true
 	r.host.DisableEventfd(false)
 	for r.fault == nil && r.slots.used > 0 {
+		r.resume()
 		if r.fresh {
 			r.push()
 		}
-		// Not for long: what cannot be cancelled completes meanwhile. Kernels
-		// before 6.0 cannot cancel all at once, there the wait is all.
+		// Not for long: what cannot be cancelled completes meanwhile.
 		r.calls++
-		_ = r.host.SyncCancelAll(time.Millisecond)
+		if err := r.host.SyncCancelAll(time.Millisecond); hostring.Errno(err) == unix.EINVAL {
+			// A kernel before 6.0. It cancels what waits when its ring is closed, and
+			// Close waits for that.
+			r.cut = true
+			return
+		}
 		if !r.reap() {
 			r.wait(patience)
 			r.reap()

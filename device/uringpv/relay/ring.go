@@ -3,9 +3,11 @@
 package relay
 
 import (
+	"cmp"
 	"context"
 	"errors"
 	"fmt"
+	"slices"
 	"sync/atomic"
 	"time"
 
@@ -21,9 +23,11 @@ import (
 // its guest does not say. To wake it costs less than a hundredth of that.
 const DefaultIdle = 10 * time.Millisecond
 
-// unboundWorkers bounds the kernel's worker threads of a ring for requests that
-// may wait for ever. There are none on disks.
-const unboundWorkers = 1
+// unboundWorkers bounds the kernel's worker threads of a ring for requests on
+// sockets, pipes and the like. None of them waits in a worker: what such a file has
+// not got yet, the kernel waits for by polling it, without a thread, also with
+// IOSQE_ASYNC. So a few are enough, and a guest cannot make it many threads.
+const unboundWorkers = 4
 
 // Ring is a guest's ring and the host ring behind it.
 type Ring struct {
@@ -38,6 +42,7 @@ type Ring struct {
 	failed    atomic.Bool   // set by the goroutine: the host ring is of no use
 	getEvents atomic.Bool   // flush CQEs held back
 	submit    atomic.Uint32 // SQEs to take on a ring without SQPOLL
+	orders    chan order    // changes of its tables
 
 	done    chan struct{} // closed when the goroutine has ended
 	backend *Backend
@@ -47,6 +52,9 @@ type Ring struct {
 
 // buffer is one of a ring's buffers, by the addresses that SQEs use.
 type buffer struct{ start, end uint64 }
+
+// noBuffer is an entry without a buffer: it holds nothing, not even nothing.
+var noBuffer = buffer{1, 0}
 
 // holds says whether [addr, addr+n) lies in the buffer.
 func (b buffer) holds(addr, n uint64) bool {
@@ -62,13 +70,33 @@ type loop struct {
 	thread bool              // and the host ring, too: a kernel thread submits
 	idle   time.Duration
 
-	files      []file
+	files      []file     // the guest's table
+	hosts      []hostFile // the host ring's, without the sentinel's entry
 	buffers    []buffer
-	last       int  // buffer that a READ or WRITE was in most recently
-	registered bool // host has the buffers
+	memory     []buffer // what the buffers cover, in order, without gaps that are none
+	last       int      // buffer that a READ or WRITE was in most recently
+	registered bool     // host has the buffers
+	arena      arena
 
 	slots   slots
 	held    backlog
+	entries uint32 // SQEs that host has room for
+	need    uint32 // slots that the next SQEs want at once, at least 1
+	skipped bool   // an SQE had IOSQE_CQE_SKIP_SUCCESS
+	plans   map[ref]*again
+	stalled []ref // of plans: the host's ring was full
+	ending  bool  // CQEs that have no room are dropped
+	cut     bool  // requests may be left when the goroutine ends
+
+	// Of the SQE that is translated.
+	q       slot
+	sqe     hostring.SQE
+	short   bool  // less than asked for is to be moved
+	planned again // with slotAgain
+	moved   uint16
+	movedTo uint16 // an ACCEPT of this chain fills that entry of hosts for entry moved
+	link    chain
+
 	owed    uint32 // without SQPOLL: SQEs that doorbells have asked to take
 	fresh   bool   // SQEs were put on the host ring that its kernel may not know of
 	fault   error  // why the host ring cannot be used any more
@@ -80,12 +108,20 @@ type loop struct {
 	event [8]byte
 }
 
+// chain is what is known of the chain that is being taken.
+type chain struct {
+	head, prev ref
+	op         uint8         // the last member's
+	last       *hostring.SQE // on the host's ring
+	short      bool          // a member moves less than asked, which has to break the chain
+}
+
 // tally is counts that the goroutine has not published yet.
 type tally struct{ sqes, cqes, errors, read, written, overflows uint64 }
 
 // NewRing makes a ring and starts its goroutine.
 func (b *Backend) NewRing(s uringpv.RingSpec) (_ uringpv.Ring, err error) {
-	r := &Ring{spec: s, wake: -1, done: make(chan struct{}), backend: b}
+	r := &Ring{spec: s, wake: -1, done: make(chan struct{}), backend: b, orders: make(chan order, 1)}
 	if r.guest, r.params, err = newGuestRings(&r.spec); err != nil {
 		return nil, err
 	}
@@ -96,8 +132,8 @@ func (b *Backend) NewRing(s uringpv.RingSpec) (_ uringpv.Ring, err error) {
 		}
 		r.params.SQThreadIdle = uint32(r.idle.Milliseconds())
 	}
-	if r.files, err = files(s.Files, &r.calls); err != nil {
-		return nil, fmt.Errorf("size of a disk: %w", err)
+	if err := r.tables(); err != nil {
+		return nil, err
 	}
 	for _, g := range s.Buffers {
 		addr, err := s.Memory.HostAddr(g)
@@ -106,8 +142,13 @@ func (b *Backend) NewRing(s uringpv.RingSpec) (_ uringpv.Ring, err error) {
 		}
 		r.buffers = append(r.buffers, buffer{uint64(addr), uint64(addr) + g.Length})
 	}
-	r.slots = newSlots(s.CQEntries)
+	r.sortBuffers()
+	// A chain takes up to two slots for each SQE, and must fit.
+	most := max(s.CQEntries, 2*s.SQEntries, fewestInFlight)
+	r.slots = newSlots(min(s.CQEntries, fewestInFlight), most)
+	r.arena.most = most
 	r.held.ring = make([]hostring.CQE, s.CQEntries)
+	r.need, r.moved, r.plans = 1, noFile, make(map[ref]*again)
 
 	defer func() {
 		if err != nil {
@@ -132,13 +173,36 @@ func (b *Backend) NewRing(s uringpv.RingSpec) (_ uringpv.Ring, err error) {
 	return r, nil
 }
 
-// openHost makes the host ring. Its CQ ring has an entry for each slot, so it
-// never overflows.
+// tables makes the tables of files. Entry i of the guest's is entry i of the host
+// ring's, until it is replaced.
+func (r *Ring) tables() error {
+	n := max(r.spec.Slots, len(r.spec.Files))
+	r.files, r.hosts = make([]file, n), make([]hostFile, 2*n)
+	for i := range r.files {
+		if i < len(r.spec.Files) {
+			var err error
+			if r.files[i], err = newFile(&r.spec.Files[i], &r.calls); err != nil {
+				return err
+			}
+		}
+		r.files[i].host = uint16(i)
+		r.hosts[i] = hostFile{bound: true, filled: r.files[i].present}
+	}
+	return nil
+}
+
+// maxHostEntries is the largest SQ ring of a kernel, IORING_MAX_ENTRIES.
+const maxHostEntries = 32768
+
+// openHost makes the host ring. It has room for a whole chain with what the relay
+// adds to it. When its CQ ring is full, the kernel keeps further CQEs; they are no
+// more than requests are in flight, as one that gives several ends then.
 func (r *Ring) openHost(b *Backend) (err error) {
 	s := &r.spec
+	r.entries = min(2*s.SQEntries, maxHostEntries)
 	c := hostring.Config{
-		Entries:   s.SQEntries,
-		CQEntries: s.CQEntries,
+		Entries:   r.entries,
+		CQEntries: max(s.CQEntries, r.entries),
 		Flags:     hostring.SetupCQSize | hostring.SetupSubmitAll,
 	}
 	r.thread = r.sqpoll && !b.inline
@@ -156,11 +220,13 @@ func (r *Ring) openHost(b *Backend) (err error) {
 	if r.end, err = quiesce.New(); err != nil {
 		return err
 	}
-	// Guest file i is file i of the host ring. The sentinel's entry comes last and
-	// translate lets no SQE name it.
-	fds := make([]int32, 0, len(s.Files)+1)
-	for i := range s.Files {
-		fds = append(fds, int32(s.Files[i].FD))
+	// The sentinel's entry comes last and translate lets no SQE name it.
+	fds := make([]int32, len(r.hosts), len(r.hosts)+1)
+	for i := range fds {
+		fds[i] = -1
+		if i < len(s.Files) {
+			fds[i] = int32(s.Files[i].FD)
+		}
 	}
 	if err := r.host.RegisterFiles(append(fds, int32(r.end.File()))); err != nil {
 		return err
@@ -208,7 +274,39 @@ func (r *Ring) discard(ctx context.Context) error {
 		}
 		r.wake = -1
 	}
+	if err := r.arena.close(); err != nil {
+		all = multierror.Append(all, err)
+	}
 	return all.ErrorOrNil()
+}
+
+// sortBuffers finds out what the buffers cover together.
+func (r *Ring) sortBuffers() {
+	r.last = 0
+	all := slices.DeleteFunc(slices.Clone(r.buffers), func(b buffer) bool { return b.start >= b.end })
+	slices.SortFunc(all, func(a, b buffer) int { return cmp.Compare(a.start, b.start) })
+	r.memory = r.memory[:0]
+	for _, b := range all {
+		if n := len(r.memory); n > 0 && b.start <= r.memory[n-1].end {
+			r.memory[n-1].end = max(r.memory[n-1].end, b.end)
+			continue
+		}
+		r.memory = append(r.memory, b)
+	}
+}
+
+// covers says whether [addr, addr+n) lies in the ring's buffers, in one or in
+// several that adjoin.
+func (r *Ring) covers(addr, n uint64) bool {
+	i, j := 0, len(r.memory) // the last that begins at or before addr is before i
+	for i < j {
+		if m := (i + j) / 2; r.memory[m].start <= addr {
+			i = m + 1
+		} else {
+			j = m
+		}
+	}
+	return i > 0 && r.memory[i-1].holds(addr, n)
 }
 
 // bufferOf is the buffer that holds [addr, addr+n).
@@ -288,7 +386,7 @@ func (r *Ring) Close(ctx context.Context) error {
 			return fmt.Errorf("ring %d: requests are still in flight on the host: %w", r.spec.Index, unix.ETIMEDOUT)
 		}
 	}
-	if r.fault == nil && r.end != nil {
+	if r.fault == nil && !r.cut && r.end != nil {
 		// Every request has completed. What is left, the kernel's hold on the
 		// files, is for the backend's end to wait for.
 		r.backend.linger(r.end)

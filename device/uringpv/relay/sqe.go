@@ -24,7 +24,7 @@ func (w *words) opFlags() uint32     { return uint32(w[3] >> 32) }
 func (w *words) userData() uint64    { return w[4] }
 func (w *words) bufIndex() uint16    { return uint16(w[5]) }
 func (w *words) personality() uint16 { return uint16(w[5] >> 16) }
-func (w *words) spliceFDIn() uint32  { return uint32(w[5] >> 32) }
+func (w *words) spliceFDIn() uint32  { return uint32(w[5] >> 32) } // also file_index, and addr_len in the lower half
 func (w *words) attrTypeMask() uint64 {
 	return w[7] // of reads and writes: names what addr3 points at
 }
@@ -34,20 +34,14 @@ const validSQEFlags = hostring.SQEFixedFile | hostring.SQEIODrain | hostring.SQE
 	hostring.SQEAsync | hostring.SQEBufferSelect | hostring.SQECQESkipSuccess
 
 // allowedSQEFlags are those that a guest may use.
-const allowedSQEFlags = hostring.SQEFixedFile | hostring.SQEAsync
+const allowedSQEFlags = validSQEFlags &^ hostring.SQEBufferSelect
 
-// allowedRWF are the RWF_* of a read or write that a guest may use. RWF_APPEND
-// would write where the file's end is, not where the bounds were checked;
-// RWF_HIPRI, RWF_NOWAIT, RWF_ATOMIC and RWF_DONTCACHE steer the host's caches and
-// queues, which are not the guest's.
-const allowedRWF = unix.RWF_DSYNC | unix.RWF_SYNC
+// linkFlags are those that tie an SQE to the next one.
+const linkFlags = hostring.SQEIOLink | hostring.SQEIOHardlink
 
-// maxRW is the most that one read or write moves, MAX_RW_COUNT of linux/fs.h;
-// io_uring refuses a registered buffer's range that is longer.
-const maxRW = 0x7fff_f000
-
-// maxOffset is the largest file offset, LLONG_MAX.
-const maxOffset = 1<<63 - 1
+// passedSQEFlags are those that the host's ring gets. CQE_SKIP_SUCCESS is the
+// relay's business: it wants to know when a request has ended.
+const passedSQEFlags = allowedSQEFlags &^ hostring.SQECQESkipSuccess
 
 // class is what a completed request counts as.
 type class uint8
@@ -58,160 +52,154 @@ const (
 	classWrite
 )
 
+// fault is why an SQE is refused: 0 if it is not, else the errno that its CQE
+// gets, and when io_uring would find out. What prep refuses fails its whole chain,
+// earlier members too; what fails when it is issued fails only those behind it.
+type fault uint16
+
+const onIssue fault = 1 << 15
+
+func atPrep(e unix.Errno) fault  { return fault(e) }
+func atIssue(e unix.Errno) fault { return fault(e) | onIssue }
+
+// errno is the fault's error.
+func (f fault) errno() unix.Errno { return unix.Errno(f &^ onIssue) }
+
 // translate checks a guest's SQE and rewrites it for the host's ring. It
-// returns 0 and fills dst, all but UserData, or returns the errno that io_uring
-// itself would give; the order of the checks is io_uring's (io_init_req, the
-// opcode's prep, then its issue, in io_uring/*.c).
+// returns 0, fills dst, all but UserData, and notes in q what the CQE will need;
+// or it returns the error that io_uring itself would give. The order of the
+// checks is io_uring's (io_init_req, the opcode's prep, then its issue, in
+// io_uring/*.c).
 //
 // Only what is checked here reaches dst: a field that is not mentioned is zero
 // on the host's ring.
-func (r *Ring) translate(w *words, dst *hostring.SQE) (class, unix.Errno) {
-	if w.flags()&^validSQEFlags != 0 {
-		return 0, unix.EINVAL
+func (r *Ring) translate(w *words, dst *hostring.SQE, q *slot) fault {
+	flags := w.flags()
+	if flags&^validSQEFlags != 0 {
+		return atPrep(unix.EINVAL)
 	}
 	op := w.opcode()
-	if !r.spec.Policy.Allows(op, w.flags()) {
-		return 0, unix.EACCES
+	if flags&(hostring.SQECQESkipSuccess|hostring.SQEIODrain) != 0 {
+		// A ring on which one CQE was skipped cannot count CQEs, and so not drain.
+		if flags&hostring.SQECQESkipSuccess != 0 {
+			r.skipped = true
+		}
+		if flags&hostring.SQEIODrain != 0 && r.skipped {
+			return atPrep(unix.EOPNOTSUPP)
+		}
+	}
+	if !r.spec.Policy.Allows(op, flags) {
+		return atPrep(unix.EACCES)
 	}
 	if w.personality() != 0 {
-		return 0, unix.EINVAL // no credentials are registered
+		return atPrep(unix.EINVAL) // no credentials are registered
 	}
-	// A class of I/O priority is a claim on the host's disks against others.
-	if w.ioprio() != 0 {
-		return 0, unix.EINVAL
+	if op == hostring.OpReadFixed || op == hostring.OpWriteFixed {
+		return r.readWrite(w, dst, q)
+	}
+	// What ioprio means to sockets they check themselves. To reads and writes a
+	// class of I/O priority is a claim on the host's disks against others.
+	if w.ioprio() != 0 && !ioprioIsFlags(op) {
+		return atPrep(unix.EINVAL)
 	}
 	switch op {
 	case hostring.OpNop:
 		if w.opFlags() != 0 {
-			return 0, unix.EINVAL
+			return atPrep(unix.EINVAL)
 		}
 		// With the flag, a NOP punted to a worker is what the guest asked for; the
 		// file is not used.
-		*dst = hostring.SQE{Opcode: op, Flags: w.flags() &^ hostring.SQEFixedFile}
-		return classOther, 0
-	case hostring.OpReadFixed, hostring.OpRead:
-		return r.readWrite(w, dst, classRead)
-	case hostring.OpWriteFixed, hostring.OpWrite:
-		return r.readWrite(w, dst, classWrite)
+		*dst = hostring.SQE{Opcode: op, Flags: w.bare()}
+		return 0
+	case hostring.OpRead, hostring.OpWrite:
+		return r.readWrite(w, dst, q)
+	case hostring.OpReadv, hostring.OpWritev:
+		return r.readWriteV(w, dst, q)
 	case hostring.OpFsync:
-		return r.fsync(w, dst)
+		return r.fsync(w, dst, q)
+	case hostring.OpSyncFileRange:
+		return r.syncFileRange(w, dst, q)
 	case hostring.OpFallocate:
-		return r.fallocate(w, dst)
+		return r.fallocate(w, dst, q)
+	case hostring.OpPollAdd:
+		return r.pollAdd(w, dst, q)
+	case hostring.OpPollRemove:
+		return r.pollRemove(w, dst, q)
+	case hostring.OpTimeout, hostring.OpLinkTimeout:
+		return r.timeout(w, dst, q)
+	case hostring.OpTimeoutRemove:
+		return r.timeoutRemove(w, dst, q)
+	case hostring.OpAsyncCancel:
+		return r.asyncCancel(w, dst, q)
+	case hostring.OpSend, hostring.OpRecv:
+		return r.sendRecv(w, dst, q)
+	case hostring.OpSendmsg, hostring.OpRecvmsg:
+		return r.message(w, dst, q)
+	case hostring.OpAccept:
+		return r.accept(w, dst, q)
+	case hostring.OpConnect:
+		return r.connect(w, dst, q)
+	case hostring.OpShutdown:
+		return r.shutdown(w, dst, q)
+	case hostring.OpClose:
+		return r.closeSlot(w, dst, q)
 	}
-	return 0, unix.EACCES // not reached: the bitmap holds nothing else
+	return atPrep(unix.EACCES) // not reached: the bitmap holds nothing else
 }
 
-// file is the ring's file that the SQE names.
-func (r *Ring) file(w *words) (*file, unix.Errno) {
-	if i := w.fd(); i < uint32(len(r.files)) {
-		return &r.files[i], 0
-	}
-	return nil, unix.EBADF
+// opcodes are all of those above.
+var opcodes = []uint8{
+	hostring.OpNop, hostring.OpReadv, hostring.OpWritev, hostring.OpFsync, hostring.OpReadFixed, hostring.OpWriteFixed,
+	hostring.OpPollAdd, hostring.OpPollRemove, hostring.OpSyncFileRange, hostring.OpSendmsg, hostring.OpRecvmsg,
+	hostring.OpTimeout, hostring.OpTimeoutRemove, hostring.OpAccept, hostring.OpAsyncCancel, hostring.OpLinkTimeout,
+	hostring.OpConnect, hostring.OpFallocate, hostring.OpClose, hostring.OpRead, hostring.OpWrite, hostring.OpSend,
+	hostring.OpRecv, hostring.OpShutdown,
 }
 
-// readWrite translates the four opcodes that move bytes.
-func (r *Ring) readWrite(w *words, dst *hostring.SQE, c class) (class, unix.Errno) {
-	fixed := w.opcode() == hostring.OpReadFixed || w.opcode() == hostring.OpWriteFixed
-	if w.attrTypeMask() != 0 {
-		return 0, unix.EINVAL // metadata: a raw pointer follows
+// ioprioIsFlags says whether an opcode has flags of its own in ioprio.
+func ioprioIsFlags(op uint8) bool {
+	switch op {
+	case hostring.OpSend, hostring.OpRecv, hostring.OpSendmsg, hostring.OpRecvmsg, hostring.OpAccept:
+		return true
 	}
-	if !fixed && w.bufIndex() != 0 {
-		return 0, unix.EINVAL
-	}
-	f, errno := r.file(w)
-	if errno != 0 {
-		return 0, errno
-	}
-	length := uint64(w.len())
-	buf, ok := uint16(0), false
-	if fixed {
-		buf = w.bufIndex()
-		ok = int(buf) < len(r.buffers) && r.buffers[buf].holds(w.addr(), length)
-	} else {
-		buf, ok = r.bufferOf(w.addr(), length)
-	}
-	if !ok || length > maxRW {
-		return 0, unix.EFAULT
-	}
-	if w.opFlags()&^uint32(allowedRWF) != 0 {
-		return 0, unix.EOPNOTSUPP
-	}
-	// One past the largest offset is also "use the file's position", -1, which
-	// the rings of a file would share.
-	if w.off() > maxOffset || w.off()+length > maxOffset {
-		return 0, unix.EINVAL
-	}
-	if c == classWrite {
-		if f.readOnly {
-			return 0, unix.EBADF
-		}
-		if length > 0 {
-			if length, errno = f.room(w.off(), length); errno != 0 {
-				return 0, errno
-			}
-		}
-	}
-	*dst = hostring.SQE{
-		Flags: w.flags(), FD: int32(w.fd()), Off: w.off(), Addr: w.addr(), Len: uint32(length), OpFlags: w.opFlags(),
-	}
-	switch {
-	case r.registered && c == classRead:
-		dst.Opcode, dst.BufIndex = hostring.OpReadFixed, buf
-	case r.registered:
-		dst.Opcode, dst.BufIndex = hostring.OpWriteFixed, buf
-	case c == classRead:
-		dst.Opcode = hostring.OpRead // addr is the host's own: guest RAM lies at ADDR_BASE here, too
-	default:
-		dst.Opcode = hostring.OpWrite
-	}
-	return c, 0
+	return false
 }
 
-// fsync translates FSYNC.
-func (r *Ring) fsync(w *words, dst *hostring.SQE) (class, unix.Errno) {
-	if w.addr() != 0 || w.bufIndex() != 0 || w.spliceFDIn() != 0 || w.opFlags()&^hostring.FsyncDatasync != 0 {
-		return 0, unix.EINVAL
+// full and bare are the SQE's flags for the host's ring, bare for opcodes that use
+// no file: some refuse FIXED_FILE.
+func (w *words) full() uint8 { return w.flags() & passedSQEFlags }
+func (w *words) bare() uint8 { return w.full() &^ hostring.SQEFixedFile }
+
+// refused makes dst an SQE that fails on the host's ring as the guest's would: at
+// the same time, with the same effect on its chain and on what drains. complete
+// replaces the error by f's.
+func refused(w *words, dst *hostring.SQE, f fault) {
+	flags := w.bare()
+	if f == atPrep(unix.EOPNOTSUPP) {
+		flags &^= hostring.SQEIODrain // it was refused before it had begun to drain
 	}
-	if _, errno := r.file(w); errno != 0 {
-		return 0, errno
+	if f&onIssue == 0 {
+		*dst = hostring.SQE{Opcode: hostring.OpTimeout, Flags: flags} // len 0: EINVAL
+		return
 	}
-	if w.off() > maxOffset || w.off()+uint64(w.len()) > maxOffset {
-		return 0, unix.EINVAL
-	}
-	*dst = hostring.SQE{
-		Opcode: hostring.OpFsync, Flags: w.flags(), FD: int32(w.fd()), Off: w.off(), Len: w.len(), OpFlags: w.opFlags(),
-	}
-	return classOther, 0
+	*dst = hostring.SQE{Opcode: hostring.OpRead, Flags: flags | hostring.SQEFixedFile, FD: noSuchFile} // EBADF
 }
 
-// fallocate translates FALLOCATE. io_uring keeps the mode in len and the number
-// of bytes in addr.
-func (r *Ring) fallocate(w *words, dst *hostring.SQE) (class, unix.Errno) {
-	if w.bufIndex() != 0 || w.opFlags() != 0 || w.spliceFDIn() != 0 {
-		return 0, unix.EINVAL
+// noSuchFile is an index that is beyond every file table.
+const noSuchFile = 1 << 30
+
+// fileOf is the ring's file that the SQE names. It is noted in q, so that the host
+// ring's entry stays what it is until the request has ended.
+func (r *Ring) fileOf(w *words, q *slot) (*file, fault) {
+	i := w.fd()
+	if i >= uint32(len(r.files)) {
+		return nil, atIssue(unix.EBADF)
 	}
-	f, errno := r.file(w)
-	if errno != 0 {
-		return 0, errno
+	f := &r.files[i]
+	q.file = f.host
+	if r.moved != noFile && r.moved == uint16(i) {
+		q.file = r.movedTo // an ACCEPT of the same chain fills it
+		return &unknown, 0
 	}
-	mode, n := w.len(), w.addr()
-	if w.off() > maxOffset || n == 0 || n > maxOffset {
-		return 0, unix.EINVAL
-	}
-	switch mode {
-	case 0, unix.FALLOC_FL_PUNCH_HOLE | unix.FALLOC_FL_KEEP_SIZE,
-		unix.FALLOC_FL_ZERO_RANGE, unix.FALLOC_FL_ZERO_RANGE | unix.FALLOC_FL_KEEP_SIZE:
-	default:
-		return 0, unix.EOPNOTSUPP
-	}
-	if f.readOnly {
-		return 0, unix.EBADF
-	}
-	if w.off()+n > maxOffset || !f.within(w.off(), n) {
-		return 0, unix.EFBIG
-	}
-	*dst = hostring.SQE{
-		Opcode: hostring.OpFallocate, Flags: w.flags(), FD: int32(w.fd()), Off: w.off(), Addr: n, Len: mode,
-	}
-	return classOther, 0
+	return f, 0
 }

@@ -11,11 +11,14 @@ enum verdict { PASS, FAIL, SKIP };
 /* What a case works with. The device was reset just before. */
 struct test {
 	struct upv *dev;
+	struct upv *second; /* a second device, reset as the first is; NULL: none */
 	struct uringpv_file file; /* file 0 */
+	void (*begin)(struct test *t), (*end)(struct test *t); /* around each case; NULL: nothing */
 	struct rand rand;
 	u64 deadline; /* TSC */
 	u64 ios;      /* completed, over all cases */
-	char detail[200];
+	char detail[240];
+	char trace[400]; /* what conformance's cases leave: a value of the case's name, if not empty */
 };
 
 struct testcase {

@@ -12,6 +12,7 @@ struct upv {
 	struct uringpv_cmd *cmd;
 	struct uringpv_identity id;
 	struct msix msix;
+	u8 vector;     /* the CPU's, of MSI-X vector 0 */
 	u64 doorbells; /* rung so far */
 };
 
@@ -34,6 +35,7 @@ struct upv_ring_options {
 	const struct uringpv_range *buffers;
 	u32 nr_buffers;
 	u8 opcodes[URINGPV_OPCODE_BYTES];
+	u32 nr_slots; /* of the file table */
 };
 
 /* Find the index-th device, reset and identify it. */
@@ -53,6 +55,11 @@ u16 upv_buffer(const void *p);
 static inline bool upv_has_opcode(const struct upv *d, u8 op)
 {
 	return d->id.opcodes[op / 8] >> op % 8 & 1;
+}
+
+static inline bool upv_has_extra(const struct upv *d, u8 op)
+{
+	return d->id.opcodes_extra[op / 8] >> op % 8 & 1;
 }
 
 #endif

@@ -1,16 +1,6 @@
 /* SPDX-License-Identifier: Apache-2.0 */
 #include "testing.h"
 
-enum verdict verdict(struct test *t, enum verdict v, const char *fmt, ...)
-{
-	va_list args;
-
-	va_start(args, fmt);
-	format(t->detail, sizeof(t->detail), fmt, args);
-	va_end(args);
-	return v;
-}
-
 void run_cases(struct test *t, const struct testcase *cases, u32 n)
 {
 	static const char *const words[] = { "pass", "fail", "skip" };
@@ -27,14 +17,22 @@ void run_cases(struct test *t, const struct testcase *cases, u32 n)
 		if (only[0] && (strlen(only) != strlen(cases[i].name) || memcmp(only, cases[i].name, strlen(only))))
 			continue;
 		t->deadline = rdtsc() + tsc_of_ms((cases[i].seconds ? cases[i].seconds : 60) * 1000ull * arg_u64("patience", 1));
-		t->detail[0] = 0;
+		t->detail[0] = t->trace[0] = 0;
+		if (t->begin)
+			t->begin(t);
 		v = cases[i].run(t);
+		if (t->end)
+			t->end(t);
 		error = upv_reset(t->dev);
+		if (!error && t->second)
+			error = upv_reset(t->second);
 		if (error && v != FAIL)
 			v = fail(t, "RESET after the case: %d", error);
 		if (v == FAIL)
 			failed++;
 		report_case(cases[i].name, words[v], t->detail);
+		if (v == PASS && t->trace[0])
+			print("value trace-%s %s\n", cases[i].name, t->trace);
 		if (error) {
 			print("error RESET: %d: memory may be in use, the other cases are left out\n", error);
 			break;
@@ -45,6 +43,6 @@ void run_cases(struct test *t, const struct testcase *cases, u32 n)
 		irqs += interrupt_count[v];
 	report_value("ios", t->ios);
 	report_value("irqs", irqs);
-	report_value("doorbells", t->dev->doorbells);
+	report_value("doorbells", t->dev->doorbells + (t->second ? t->second->doorbells : 0));
 	finish(failed ? 1 : 0);
 }

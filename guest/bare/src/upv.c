@@ -26,6 +26,7 @@ s32 upv_command(struct upv *d, u32 op, u32 index, void *payload, u32 len)
 
 bool upv_init(struct upv *d, u32 index)
 {
+	static u8 next_vector = VECTOR_DEVICE; /* devices share none */
 	int dev = pci_find(URINGPV_PCI_VENDOR, URINGPV_PCI_DEVICE, index);
 
 	if (dev < 0)
@@ -43,10 +44,12 @@ bool upv_init(struct upv *d, u32 index)
 	}
 	d->cmd = alloc(sizeof(*d->cmd));
 	*(volatile u64 *)(d->control + URINGPV_REG_ADMIN_ADDR) = (u64)d->cmd;
-	if (!msix_enable((u32)dev, VECTOR_DEVICE, &d->msix))
+	d->vector = next_vector;
+	if (!msix_enable((u32)dev, d->vector, &d->msix))
 		die("device %u has no MSI-X", index);
-	if (d->msix.n > VECTOR_TIMER - VECTOR_DEVICE)
-		die("device %u has %u vectors: %u are the most that this guest takes", index, d->msix.n, VECTOR_TIMER - VECTOR_DEVICE);
+	if (d->msix.n > (u32)(VECTOR_TIMER - d->vector))
+		die("device %u has %u vectors: %u are the most that this guest takes", index, d->msix.n, VECTOR_TIMER - d->vector);
+	next_vector += (u8)d->msix.n;
 	if (upv_reset(d) || upv_command(d, URINGPV_CMD_IDENTIFY, 0, &d->id, sizeof(d->id)))
 		die("device %u does not answer RESET and IDENTIFY", index);
 	return true;
@@ -116,6 +119,7 @@ s32 upv_ring_setup(struct upv *d, struct upv_ring *r, u32 index, const struct up
 	s->nr_buffers = o->nr_buffers;
 	s->vector = o->vector1 ? o->vector1 - 1 : URINGPV_NO_VECTOR;
 	memcpy(s->opcodes, o->opcodes, sizeof(s->opcodes));
+	s->nr_slots = o->nr_slots;
 	error = upv_command(d, URINGPV_CMD_RING_SETUP, index, s, sizeof(*s));
 	if (error)
 		return error;

@@ -178,6 +178,10 @@ func FuzzSQE(f *testing.F, make Make) {
 			if p&patchPointer != 0 {
 				s.Addr3, s.Pad2 = addrOf(c.memory), 1
 			}
+			switch s.Opcode {
+			case hostring.OpTimeout, hostring.OpLinkTimeout, hostring.OpPollAdd, hostring.OpAccept, hostring.OpRecv, hostring.OpRecvmsg:
+				waits = true // another may be behind it
+			}
 			if s.FD == uringpv.ReservedFile {
 				waits = true // it may never end
 				uses += 20   // not too many of them

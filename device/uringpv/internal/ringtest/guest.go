@@ -289,8 +289,10 @@ func (d *Guest) waitSignal(t testing.TB) uint64 {
 
 // Flood submits NOPs and takes no CQE, as fast as it can, until the ring stops
 // by itself or the time is up. It returns what the backend said, nil for nothing.
-func (d *Guest) Flood(limit time.Duration) error {
-	s := NOP(1)
+func (d *Guest) Flood(limit time.Duration) error { return d.FloodWith(NOP(1), limit) }
+
+// FloodWith is Flood with another SQE than a NOP.
+func (d *Guest) FloodWith(s hostring.SQE, limit time.Duration) error {
 	for deadline := time.Now().Add(limit); time.Now().Before(deadline); {
 		for range 1000 {
 			for d.Put(&s) {

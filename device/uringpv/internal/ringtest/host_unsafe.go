@@ -9,3 +9,6 @@ import "unsafe"
 func addrOf(b []byte) uint64 {
 	return uint64(uintptr(unsafe.Pointer(unsafe.SliceData(b)))) // a number for an SQE, never a pointer again
 }
+
+// AddrOf is the host's address of b, which is mmapped or pinned.
+func AddrOf(b []byte) uint64 { return addrOf(b) }

@@ -124,6 +124,7 @@ type Config struct {
 	Vector  bool           // completions signal
 	Opcodes []uint8        // nil: all of the backend's
 	Files   []uringpv.File // nil: all of the rig's
+	Slots   int            // entries of the file table; 0: as many as files
 	Buffers []memmap.Range // nil: the buffer table
 }
 
@@ -199,6 +200,7 @@ func (g *Rig) TrySetup(t testing.TB, c Config) (_ *Guest, err error) {
 	if spec.Files == nil {
 		spec.Files = g.Files
 	}
+	spec.Slots = max(c.Slots, len(spec.Files))
 	if spec.Buffers == nil {
 		spec.Buffers = g.Memory.Layout().Buffers()
 	}

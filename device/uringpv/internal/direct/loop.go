@@ -1,6 +1,6 @@
 // SPDX-License-Identifier: Apache-2.0
 
-package passthrough
+package direct
 
 import (
 	"encoding/binary"
@@ -16,12 +16,17 @@ import (
 )
 
 const (
-	// interval is the time between two looks of the watchdog at an active ring.
-	interval = 500 * time.Millisecond
+	// Interval is the time between two looks of the watchdog at an active ring.
+	Interval = 500 * time.Millisecond
 
-	// maxBehind is how many CQEs a guest may leave to the kernel, besides two CQ
+	// restInterval is that time for an inexact ring that seems to be at rest. It
+	// may have requests that nobody can see, whose completion makes the SQ thread
+	// take SQEs again without a doorbell.
+	restInterval = 2 * time.Second
+
+	// MaxBehind is how many CQEs a guest may leave to the kernel, besides two CQ
 	// rings full (docs/protocol.md, section 4).
-	maxBehind = 65536
+	MaxBehind = 65536
 
 	// infoTries is how often to ask for the kernel's counters, which it does not
 	// tell while the SQ thread has the ring's lock. That of a flooded ring has it
@@ -36,11 +41,12 @@ var errInfo = errors.New("the kernel's account of the ring is not to be had")
 type loop struct {
 	next  time.Time // of the watchdog; zero when the ring cannot be active
 	moved time.Time // when SQEs were last seen to have been consumed
+	lost  bool      // the host says that the ring is
 	blind int       // looks in a row that told nothing
 
 	words struct{ head, tail, flags *atomic.Uint32 } // of the SQ ring: hints, the guest's to forge
 
-	polls [2]unix.PollFd // what the loop would otherwise allocate
+	polls [3]unix.PollFd // what the loop would otherwise allocate
 	event [8]byte
 }
 
@@ -50,12 +56,19 @@ func (r *Ring) serve() {
 	r.arm()
 	for !r.closing.Load() {
 		rung, submit := r.wait(), r.submit.Swap(0)
+		if r.lost {
+			r.stop(r.back.Fate())
+			return
+		}
 		if rung {
 			submit = r.params.SQEntries
 		}
 		if r.enter.Swap(false) || rung {
 			r.arm()
 			if err := r.ring(submit); err != nil {
+				if hostring.Errno(err) == unix.EOWNERDEAD && r.back.Lost() >= 0 {
+					err = r.back.Fate() // it says more
+				}
 				r.stop(err)
 				return
 			}
@@ -84,13 +97,18 @@ func (r *Ring) wait() bool {
 	if !r.next.IsZero() {
 		timeout = int(max(0, time.Until(r.next)+time.Millisecond-1) / time.Millisecond)
 	}
-	fds := r.polls[:]
+	fds := r.polls[:2]
+	if fd := r.back.Lost(); fd >= 0 {
+		fds = r.polls[:]
+		fds[2] = unix.PollFd{Fd: int32(fd), Events: unix.POLLIN}
+	}
 	fds[0] = unix.PollFd{Fd: int32(r.wake), Events: unix.POLLIN}
 	fds[1] = unix.PollFd{Fd: int32(r.spec.DoorbellFD), Events: unix.POLLIN}
 	r.count.SystemCalls.Add(1)
 	if n, err := unix.Poll(fds, timeout); err != nil || n == 0 {
 		return false // EINTR: the caller looks at everything anyway
 	}
+	r.lost = len(fds) > 2 && fds[2].Revents != 0
 	if fds[0].Revents != 0 {
 		r.read(r.wake)
 	}
@@ -167,46 +185,83 @@ func (r *Ring) arm() {
 	now := time.Now()
 	r.moved = now
 	if r.next.IsZero() {
-		r.next = now.Add(interval)
+		r.next = now.Add(Interval)
 	}
 }
 
-// watch looks at the kernel's own counters. They tell how many CQEs wait for the
+// watch looks at the kernel's own counters. On an exact ring they tell how many CQEs wait for the
 // guest to make room, which costs kernel memory without a bound, and whether the
 // ring can still be active: if every SQE consumed has its CQE in the ring and
 // none has been consumed for longer than the SQ thread polls, that thread sleeps,
 // and only a doorbell wakes it.
+//
+// A request without a CQE, or with several, makes the difference of the counters
+// mean nothing. On an inexact ring the watchdog counts what the kernel lists, which
+// are requests that wait for a file, and CQEs that found the CQ ring full. Others
+// that wait it cannot see: timeouts, what is behind a drain or a link, what is in
+// the queue of the kernel's workers. Those the process's memory cgroup bounds.
 func (r *Ring) watch() error {
 	now := time.Now()
-	r.next = now.Add(interval)
+	r.next = now.Add(Interval)
 	r.mu.Lock()
 	before := r.account.last
 	known := r.look()
 	info := r.account.last
+	held := 0
+	var err error
+	if known && r.inexact {
+		held, err = r.held()
+		known = err == nil
+	}
 	r.mu.Unlock()
 	if !known {
 		// A thread that never lets go of the ring's lock is at work without pause.
 		// Do not leave a guest alone that keeps it so.
-		if r.blind++; r.blind < int(time.Minute/interval) {
+		if r.blind++; r.blind < int(time.Minute/Interval) {
 			return nil
 		}
 		return fmt.Errorf("ring %d: %w", r.spec.Index, errInfo)
 	}
 	r.blind = 0
+	limit := MaxBehind + 2*r.params.CQEntries
 	behind := info.CachedSQHead - info.CachedCQTail
-	if limit := maxBehind + 2*r.params.CQEntries; behind > limit {
+	if r.inexact {
+		if held > int(limit) {
+			return &uringpv.GuestError{
+				Errno:  unix.ENXIO,
+				Reason: fmt.Sprintf("more than %d requests wait for an event or have a CQE that the driver makes no room for", limit),
+			}
+		}
+	} else if behind > limit {
 		return &uringpv.GuestError{
 			Errno:  unix.ENXIO,
 			Reason: fmt.Sprintf("%d SQEs consumed have no CQE in the ring, more than %d: the driver does not take its CQEs", behind, limit),
 		}
 	}
 	switch {
-	case info.CachedSQHead != before.CachedSQHead || behind != 0:
+	case info.CachedSQHead != before.CachedSQHead || behind != 0 || held != 0:
 		r.moved = now
-	case now.Sub(r.moved) > r.idle+interval:
+	case now.Sub(r.moved) <= r.idle+Interval:
+	case r.inexact:
+		r.next = now.Add(restInterval)
+	default:
 		r.next = time.Time{}
 	}
 	return nil
+}
+
+// held is how many requests and CQEs of an inexact ring the kernel lists: those
+// that wait for a file to become ready, and CQEs that found the CQ ring full. The
+// count ends soon above what is allowed. The caller holds mu, and host is open.
+func (r *Ring) held() (int, error) {
+	limit := int(MaxBehind + 2*r.params.CQEntries)
+	var n int
+	err := errInfo
+	for try := 0; err != nil && try < infoTries; try++ {
+		r.count.SystemCalls.Add(1) // a short account takes no more
+		n, err = r.host.Held(limit + 1)
+	}
+	return n, err
 }
 
 // look takes note of the kernel's counters and says whether it could. The caller

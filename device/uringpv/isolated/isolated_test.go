@@ -1,0 +1,964 @@
+// SPDX-License-Identifier: Apache-2.0
+
+package isolated
+
+import (
+	"bufio"
+	"bytes"
+	"context"
+	"encoding/binary"
+	"errors"
+	"fmt"
+	"log/slog"
+	"os"
+	"os/exec"
+	"runtime"
+	"slices"
+	"strings"
+	"testing"
+	"time"
+
+	"golang.org/x/sys/unix"
+
+	"github.com/uringpv/uringpv/device/uringpv"
+	"github.com/uringpv/uringpv/device/uringpv/abi"
+	"github.com/uringpv/uringpv/device/uringpv/internal/devicetest"
+	"github.com/uringpv/uringpv/device/uringpv/internal/direct"
+	"github.com/uringpv/uringpv/device/uringpv/internal/ringtest"
+	"github.com/uringpv/uringpv/hostring"
+	"github.com/uringpv/uringpv/internal/shm"
+	"github.com/uringpv/uringpv/internal/testutil"
+	"github.com/uringpv/uringpv/memmap"
+)
+
+// need skips the test on a host that cannot give a ring to a process of its own.
+func need(t testing.TB, err error) {
+	t.Helper()
+	if errors.Is(err, ErrUnsupported) && os.Getenv("REQUIRE_IO_URING") != "1" {
+		t.Skipf("SKIPPED, NOT TESTED: %v (REQUIRE_IO_URING=1 makes this a failure)", err)
+	}
+	if err != nil {
+		t.Fatal(err)
+	}
+}
+
+// newTestBackend is the backend under test, for ringtest.
+func newTestBackend(t testing.TB, m *memmap.Memory, files []uringpv.File) uringpv.Backend {
+	t.Helper()
+	b, err := New(Config{Memory: m, Files: files, Logger: slog.New(slog.DiscardHandler)})
+	need(t, err)
+	return b
+}
+
+func TestIsolated(t *testing.T) { ringtest.Run(t, newTestBackend) }
+
+// ownerOf is the owner of a ring's driver.
+func ownerOf(t testing.TB, d *ringtest.Guest) *owner {
+	t.Helper()
+	r, ok := d.Ring.(*Ring)
+	if !ok {
+		t.Fatalf("the ring is a %T", d.Ring)
+	}
+	return r.host.owner
+}
+
+// proc is a file of the owner's in /proc.
+func (o *owner) proc(t testing.TB, name string) string {
+	t.Helper()
+	b, err := os.ReadFile(fmt.Sprintf("/proc/%d/%s", o.pid, name))
+	if err != nil {
+		t.Fatal(err)
+	}
+	return string(b)
+}
+
+// mapping is a line of /proc/PID/maps.
+type mapping struct {
+	start, end uint64
+	perms      string
+	name       string
+}
+
+// mappings is what a process has mapped. The vsyscall page is the kernel's, in
+// every process, and only its entry points can be called.
+func (o *owner) mappings(t testing.TB) []mapping {
+	t.Helper()
+	var all []mapping
+	for line := range strings.Lines(o.proc(t, "maps")) {
+		f := strings.Fields(line)
+		var m mapping
+		if _, err := fmt.Sscanf(f[0], "%x-%x", &m.start, &m.end); err != nil {
+			t.Fatalf("%q: %v", line, err)
+		}
+		m.perms = f[1]
+		if len(f) > 5 {
+			m.name = f[5]
+		}
+		if m.name == "[vsyscall]" && !strings.Contains(m.perms, "w") {
+			continue
+		}
+		all = append(all, m)
+	}
+	return all
+}
+
+// TestOwnerHasNothingElse reads what the kernel says of a ring's owner.
+func TestOwnerHasNothingElse(t *testing.T) {
+	testutil.NoLeaks(t)
+	g := ringtest.NewRig(t, newTestBackend, ringtest.Disk(t, 1<<20, false))
+	for _, m := range ringtest.Modes[:3] {
+		d := g.Setup(t, ringtest.Config{SQ: 8, Flags: m.Flags})
+		d.Do(t, ringtest.NOP(1))
+		o := ownerOf(t, d)
+		page := 0
+		for _, m := range o.mappings(t) {
+			base := uint64(g.Memory.Base())
+			switch {
+			case m.start == base && m.end == base+g.Memory.Layout().Size() && m.perms == "rw-s":
+			case m.end-m.start == memmap.PageSize && m.perms == "r-xp":
+				page++
+			default:
+				t.Errorf("it has mapped %x-%x %s %q", m.start, m.end, m.perms, m.name)
+			}
+		}
+		if page != 1 {
+			t.Errorf("%d executable pages, want one", page)
+		}
+		fds, err := os.ReadDir(fmt.Sprintf("/proc/%d/fd", o.pid))
+		if err != nil || len(fds) != 0 {
+			t.Errorf("%d descriptors, %v; want none", len(fds), err)
+		}
+		alone(t, o, 1<<20)
+		d.Destroy(t)
+		if err := unix.Kill(o.pid, 0); !errors.Is(err, unix.ESRCH) {
+			t.Errorf("after the ring's end its owner is there: %v", err)
+		}
+	}
+	noChildren(t)
+}
+
+// alone checks that an owner has given up what it can.
+func alone(t testing.TB, o *owner, fsize uint64) {
+	t.Helper()
+	status := o.proc(t, "status")
+	for _, want := range []string{
+		"CapInh:\t0000000000000000", "CapPrm:\t0000000000000000", "CapEff:\t0000000000000000", "CapAmb:\t0000000000000000",
+		"NoNewPrivs:\t1", "SigBlk:\tfffffffffffbfeff",
+	} {
+		if !strings.Contains(status, want+"\n") {
+			t.Errorf("its status has no line %q:\n%s", want, status)
+		}
+	}
+	if os.Geteuid() == 0 && !strings.Contains(status, "CapBnd:\t0000000000000000\n") {
+		t.Errorf("root's owner has a bounding set:\n%s", status)
+	}
+	limits := strings.Join(strings.Fields(o.proc(t, "limits")), " ")
+	for _, want := range []string{fmt.Sprintf("Max file size %d ", fsize), "Max core file size 0 0", "Max open files 0 0"} {
+		if !strings.Contains(limits, want) {
+			t.Errorf("its limits have no %q: %s", want, limits)
+		}
+	}
+	for ns, bit := range map[string]apart{
+		"user": apartUser, "mnt": apartMount, "net": apartNet, "ipc": apartIPC, "uts": apartUTS, "cgroup": apartCgroup,
+	} {
+		theirs, err := os.Readlink(fmt.Sprintf("/proc/%d/ns/%s", o.pid, ns))
+		if err != nil {
+			t.Fatal(err)
+		}
+		ours, err := os.Readlink("/proc/self/ns/" + ns)
+		if err != nil {
+			t.Fatal(err)
+		}
+		if (theirs != ours) != (o.apart&bit != 0) {
+			t.Errorf("%s namespaces: %s and %s, it says %#x", ns, theirs, ours, o.apart)
+		}
+	}
+	if o.apart&apartRoot != 0 {
+		if all, err := os.ReadDir(fmt.Sprintf("/proc/%d/root/", o.pid)); err != nil || len(all) != 0 {
+			t.Errorf("its root directory has %d entries, %v; want none", len(all), err)
+		}
+	}
+	t.Logf("it is apart from the monitor by %#x", uint32(o.apart))
+}
+
+// noChildren fails the test if this process has a child, alive or a zombie.
+func noChildren(t testing.TB) {
+	t.Helper()
+	if err := unix.Waitid(unix.P_ALL, 0, nil, unix.WEXITED|unix.WNOHANG|unix.WNOWAIT, nil); !errors.Is(err, unix.ECHILD) {
+		t.Errorf("this process has children (%v)", err)
+	}
+}
+
+// Where the test keeps things in guest RAM: offsets in Rig.Data.
+const (
+	atVec  = 0x1000
+	atMsg  = 0x2000
+	atTime = 0x3000
+	atData = 0x10000
+)
+
+// le is binary.LittleEndian.
+var le = binary.LittleEndian
+
+// vec writes an iovec.
+func vec(g *ringtest.Rig, base uint64, n int) uint64 {
+	le.PutUint64(g.Data[atVec:], base)
+	le.PutUint64(g.Data[atVec+8:], uint64(n))
+	return g.Addr(atVec)
+}
+
+// msg writes a msghdr.
+func msg(g *ringtest.Rig, name uint64, nameLen uint32, iov, control, controlLen uint64) uint64 {
+	m := g.Data[atMsg : atMsg+56]
+	clear(m)
+	le.PutUint64(m, name)
+	le.PutUint32(m[8:], nameLen)
+	le.PutUint64(m[16:], iov)
+	le.PutUint64(m[24:], 1)
+	le.PutUint64(m[32:], control)
+	le.PutUint64(m[40:], controlLen)
+	return g.Addr(atMsg)
+}
+
+// stream makes both ends of a stream socket: one for the guest, one for the test.
+func stream(t testing.TB) (uringpv.File, int) {
+	t.Helper()
+	p, err := unix.Socketpair(unix.AF_UNIX, unix.SOCK_STREAM|unix.SOCK_CLOEXEC, 0)
+	if err != nil {
+		t.Fatal(err)
+	}
+	t.Cleanup(func() { unix.Close(p[0]); unix.Close(p[1]) })
+	return uringpv.File{FD: p[0], Kind: abi.FileStream, Name: "socket", BlockSize: 1, DIOMemAlign: 1, DIOOffsetAlign: 1}, p[1]
+}
+
+// op is an SQE for file 1 of a rig, the socket.
+func op(code uint8, addr uint64, n uint32) hostring.SQE {
+	return hostring.SQE{Opcode: code, Flags: hostring.SQEFixedFile, FD: 1, Addr: addr, Len: n, UserData: uint64(code)}
+}
+
+// TestPointersReachGuestRAMOnly: the very requests that work with guest RAM end in
+// -EFAULT with any other memory, and the ring lives on.
+func TestPointersReachGuestRAMOnly(t *testing.T) {
+	testutil.NoLeaks(t)
+	socket, other := stream(t)
+	g := ringtest.NewRig(t, newTestBackend, ringtest.Disk(t, 1<<20, false), socket)
+	secret := make([]byte, 64) // the monitor's heap
+	for i := range secret {
+		secret[i] = 0x5a
+	}
+	var pin runtime.Pinner
+	pin.Pin(&secret[0])
+	defer pin.Unpin()
+	file := []byte("what is in the file, sixty-four bytes of it, and then no more...")
+	for _, m := range ringtest.Modes {
+		t.Run(m.Name, func(t *testing.T) {
+			d := g.Setup(t, ringtest.Config{SQ: 16, Flags: m.Flags, Idle: 5 * time.Millisecond})
+			var page uint64
+			for _, m := range ownerOf(t, d).mappings(t) {
+				if strings.Contains(m.perms, "x") {
+					page = m.start
+				}
+			}
+			places := []struct {
+				name string
+				addr uint64
+				ok   bool // it can be read and written
+				read bool // it can be read, which says nothing
+			}{
+				{"guest RAM", g.Addr(atData), true, true},
+				{"the monitor's heap", ringtest.AddrOf(secret), false, false},
+				{"the owner's page", page, false, true},
+				{"behind the owner's page", page + memmap.PageSize, false, false},
+				{"address 0", 0, false, false},
+				{"below guest RAM", uint64(g.Memory.Base()) - 4096, false, false},
+				{"behind guest RAM", uint64(g.Memory.Base()) + g.Memory.Layout().Size(), false, false},
+				{"the kernel", 0xffff800000000000, false, false},
+				{"no address", 0x800000000000, false, false},
+			}
+			const n = 64
+			for _, p := range places {
+				if p.addr == 0 && p.name != "address 0" {
+					t.Fatalf("no address of %s", p.name)
+				}
+				want := int32(-int32(unix.EFAULT))
+				if p.ok {
+					want = n
+				}
+				disk := func(code uint8, addr uint64, n uint32) hostring.SQE {
+					s := op(code, addr, n)
+					s.FD = 0
+					return s
+				}
+				feed := func() {
+					if _, err := unix.Write(other, file); err != nil {
+						t.Fatal(err)
+					}
+				}
+				drain := func() {
+					b := make([]byte, 4096)
+					_, _, _ = unix.Recvfrom(other, b, unix.MSG_DONTWAIT)
+					_, _, _ = unix.Recvfrom(socket.FD, b, unix.MSG_DONTWAIT)
+				}
+				for _, c := range []struct {
+					name  string
+					sqe   func() hostring.SQE
+					reads bool // the request only reads memory
+				}{
+					{"READ", func() hostring.SQE { return disk(hostring.OpRead, p.addr, n) }, false},
+					{"READ, async", func() hostring.SQE {
+						s := disk(hostring.OpRead, p.addr, n)
+						s.Flags |= hostring.SQEAsync
+						return s
+					}, false},
+					{"WRITE", func() hostring.SQE { return disk(hostring.OpWrite, p.addr, n) }, true},
+					{"READV", func() hostring.SQE { return disk(hostring.OpReadv, vec(g, p.addr, n), 1) }, false},
+					{"READV, async", func() hostring.SQE {
+						s := disk(hostring.OpReadv, vec(g, p.addr, n), 1)
+						s.Flags |= hostring.SQEAsync
+						return s
+					}, false},
+					{"WRITEV", func() hostring.SQE { return disk(hostring.OpWritev, vec(g, p.addr, n), 1) }, true},
+					{"SEND", func() hostring.SQE { return op(hostring.OpSend, p.addr, n) }, true},
+					{"SENDMSG", func() hostring.SQE {
+						return op(hostring.OpSendmsg, msg(g, 0, 0, vec(g, p.addr, n), 0, 0), 1)
+					}, true},
+					{"RECV", func() hostring.SQE { feed(); return op(hostring.OpRecv, p.addr, n) }, false},
+					{"RECVMSG", func() hostring.SQE {
+						feed()
+						return op(hostring.OpRecvmsg, msg(g, 0, 0, vec(g, p.addr, n), 0, 0), 1)
+					}, false},
+				} {
+					if _, err := unix.Pwrite(g.Files[0].FD, file, 0); err != nil {
+						t.Fatal(err)
+					}
+					clear(g.Data[atData : atData+n])
+					if c.reads {
+						copy(g.Data[atData:], file)
+					}
+					res := d.Do(t, c.sqe())
+					if res != want && !(c.reads && p.read && res == n) {
+						t.Errorf("%s, %s: %d, want %d", c.name, p.name, res, want)
+					}
+					if p.ok && !c.reads && !bytes.Equal(g.Data[atData:atData+n], file) {
+						t.Errorf("%s, %s: wrong bytes", c.name, p.name)
+					}
+					drain()
+				}
+				// The array of iovecs, the msghdr, its array and its name themselves.
+				if p.ok {
+					continue
+				}
+				for name, s := range map[string]func() hostring.SQE{
+					"READV's array":    func() hostring.SQE { return disk(hostring.OpReadv, p.addr, 1) },
+					"WRITEV's array":   func() hostring.SQE { return disk(hostring.OpWritev, p.addr, 1) },
+					"SENDMSG's header": func() hostring.SQE { return op(hostring.OpSendmsg, p.addr, 1) },
+					"RECVMSG's header": func() hostring.SQE { return op(hostring.OpRecvmsg, p.addr, 1) },
+					"SENDMSG's array":  func() hostring.SQE { return op(hostring.OpSendmsg, msg(g, 0, 0, p.addr, 0, 0), 1) },
+					"SENDMSG's name": func() hostring.SQE {
+						return op(hostring.OpSendmsg, msg(g, p.addr, 16, vec(g, g.Addr(atData), n), 0, 0), 1)
+					},
+					"SENDMSG's control": func() hostring.SQE {
+						return op(hostring.OpSendmsg, msg(g, 0, 0, vec(g, g.Addr(atData), n), p.addr, 64), 1)
+					},
+					"TIMEOUT's time": func() hostring.SQE { return op(hostring.OpTimeout, p.addr, 1) },
+				} {
+					if p.read {
+						continue // code is read as if it were data: the guest learns what it is
+					}
+					if name == "SENDMSG's name" && p.addr == 0 {
+						continue // no name
+					}
+					if name == "SENDMSG's control" && p.addr == 0 {
+						continue
+					}
+					if res := d.Do(t, s()); res != -int32(unix.EFAULT) {
+						t.Errorf("%s at %s: %d, want -EFAULT", name, p.name, res)
+					}
+					drain()
+				}
+			}
+			if res := d.Do(t, ringtest.NOP(1)); res != 0 {
+				t.Errorf("a NOP after all that: %d", res)
+			}
+			d.Destroy(t)
+		})
+	}
+	for _, c := range secret {
+		if c != 0x5a {
+			t.Fatal("the monitor's memory has changed")
+		}
+	}
+}
+
+// TestDescriptorsCannotBePassed: the owner has none to send, and no room for any.
+func TestDescriptorsCannotBePassed(t *testing.T) {
+	testutil.NoLeaks(t)
+	socket, other := stream(t)
+	g := ringtest.NewRig(t, newTestBackend, ringtest.Disk(t, 1<<20, false), socket)
+	d := g.Setup(t, ringtest.Config{SQ: 16, Flags: hostring.SetupSQPoll})
+	control := g.Data[atTime : atTime+24]
+	for fd := range uint32(16) {
+		clear(control)
+		le.PutUint64(control, 20)
+		le.PutUint32(control[8:], unix.SOL_SOCKET)
+		le.PutUint32(control[12:], unix.SCM_RIGHTS)
+		le.PutUint32(control[16:], fd)
+		s := op(hostring.OpSendmsg, msg(g, 0, 0, vec(g, g.Addr(atData), 8), g.Addr(atTime), 24), 1)
+		if res := d.Do(t, s); res != -int32(unix.EBADF) {
+			t.Errorf("SCM_RIGHTS of descriptor %d: %d, want -EBADF", fd, res)
+		}
+	}
+	if err := unix.Sendmsg(other, []byte("x"), unix.UnixRights(other), nil, 0); err != nil {
+		t.Fatal(err)
+	}
+	s := op(hostring.OpRecvmsg, msg(g, 0, 0, vec(g, g.Addr(atData), 8), g.Addr(atTime), 24), 1)
+	if res := d.Do(t, s); res != 1 {
+		t.Errorf("a message with a descriptor: %d, want 1", res)
+	}
+	if flags := le.Uint32(g.Data[atMsg+48:]); flags&unix.MSG_CTRUNC == 0 {
+		t.Errorf("its flags are %#x, want MSG_CTRUNC", flags)
+	}
+	if fds, err := os.ReadDir(fmt.Sprintf("/proc/%d/fd", ownerOf(t, d).pid)); err != nil || len(fds) != 0 {
+		t.Errorf("the owner has %d descriptors, %v", len(fds), err)
+	}
+}
+
+// TestDeadOwnerIsNoticed: it costs its ring, and nothing else.
+func TestDeadOwnerIsNoticed(t *testing.T) {
+	testutil.NoLeaks(t)
+	g := ringtest.NewRig(t, newTestBackend, ringtest.Disk(t, 1<<20, false), ringtest.Pipe(t))
+	for _, m := range ringtest.Modes {
+		other := g.Setup(t, ringtest.Config{SQ: 8, Flags: m.Flags})
+		d := g.Setup(t, ringtest.Config{SQ: 8, Flags: m.Flags})
+		d.Do(t, ringtest.NOP(1))
+		s := op(hostring.OpRead, g.Addr(atData), 16) // in flight: the pipe stays empty
+		d.MustPut(t, &s)
+		d.Submit()
+		o := ownerOf(t, d)
+		if err := unix.Kill(o.pid, unix.SIGKILL); err != nil {
+			t.Fatal(err)
+		}
+		err := d.Stopped(t)
+		var guest *uringpv.GuestError
+		if !errors.Is(err, ErrOwner) || errors.As(err, &guest) || !strings.Contains(err.Error(), "killed") {
+			t.Errorf("the ring stopped with %v, want a host's error that says how its owner ended", err)
+		}
+		for err = nil; err == nil; time.Sleep(time.Millisecond) {
+			err = d.Ring.Enter(0, 0)
+		}
+		if !errors.Is(err, unix.ENXIO) {
+			t.Errorf("ENTER of a ring without an owner: %v, want ENXIO", err)
+		}
+		if res := other.Do(t, ringtest.NOP(2)); res != 0 {
+			t.Errorf("another ring's NOP: %d", res)
+		}
+		d.Destroy(t)
+		// And again, with a new owner.
+		d = g.Setup(t, ringtest.Config{SQ: 8, Flags: m.Flags})
+		if res := d.Do(t, ringtest.NOP(3)); res != 0 {
+			t.Errorf("a new ring's NOP: %d", res)
+		}
+		d.Destroy(t)
+		other.Destroy(t)
+	}
+	noChildren(t)
+}
+
+// TestSignalsDoNotEndTheOwner: a terminal's are for the monitor.
+func TestSignalsDoNotEndTheOwner(t *testing.T) {
+	g := ringtest.NewRig(t, newTestBackend, ringtest.Disk(t, 1<<20, false))
+	d := g.Setup(t, ringtest.Config{SQ: 8, Flags: hostring.SetupSQPoll})
+	o := ownerOf(t, d)
+	for _, s := range []unix.Signal{unix.SIGINT, unix.SIGTERM, unix.SIGHUP, unix.SIGQUIT, unix.SIGUSR1, unix.SIGXFSZ} {
+		if err := unix.Kill(o.pid, s); err != nil {
+			t.Fatal(err)
+		}
+	}
+	if group, err := unix.Getpgid(o.pid); err != nil || group != o.pid {
+		t.Errorf("its process group is %d, %v; want its own", group, err)
+	}
+	ours, err := unix.Getsid(0)
+	if err != nil {
+		t.Fatal(err)
+	}
+	if session, err := unix.Getsid(o.pid); err != nil || session != ours {
+		t.Errorf("its session is %d, %v; want the monitor's, %d", session, err, ours)
+	}
+	for range 100 {
+		if res := d.Do(t, ringtest.NOP(1)); res != 0 {
+			t.Fatal(res)
+		}
+	}
+}
+
+// inChild is the variable that makes the test binary the monitor to be killed.
+const inChild = "URINGPV_TEST_OWNER_CHILD"
+
+// TestOwnerDiesWithTheMonitor kills a process that has rings.
+func TestOwnerDiesWithTheMonitor(t *testing.T) {
+	if os.Getenv(inChild) != "" {
+		g := ringtest.NewRig(t, newTestBackend, ringtest.Disk(t, 1<<20, false))
+		for range 2 {
+			d := g.Setup(t, ringtest.Config{SQ: 8, Flags: hostring.SetupSQPoll})
+			d.Do(t, ringtest.NOP(1))
+			fmt.Println("owner", ownerOf(t, d).pid)
+		}
+		time.Sleep(time.Minute) // it is killed before
+		return
+	}
+	need(t, Supported())
+	exe, err := os.Executable()
+	if err != nil {
+		t.Fatal(err)
+	}
+	cmd := exec.Command(exe, "-test.run", "^TestOwnerDiesWithTheMonitor$", "-test.v")
+	cmd.Env = append(os.Environ(), inChild+"=1")
+	out, err := cmd.StdoutPipe()
+	if err != nil {
+		t.Fatal(err)
+	}
+	if err := cmd.Start(); err != nil {
+		t.Fatal(err)
+	}
+	defer cmd.Wait()
+	defer cmd.Process.Kill()
+	var owners []int // pidfds
+	for lines := bufio.NewScanner(out); len(owners) < 2; {
+		if !lines.Scan() {
+			t.Fatal("the child has said too little")
+		}
+		var pid int
+		if _, err := fmt.Sscanf(lines.Text(), "owner %d", &pid); err == nil {
+			fd, err := unix.PidfdOpen(pid, 0)
+			if err != nil {
+				t.Fatal(err)
+			}
+			defer unix.Close(fd)
+			owners = append(owners, fd)
+		}
+	}
+	if err := cmd.Process.Kill(); err != nil {
+		t.Fatal(err)
+	}
+	for _, fd := range owners {
+		fds := []unix.PollFd{{Fd: int32(fd), Events: unix.POLLIN}}
+		if n, err := unix.Poll(fds, 5000); n != 1 || err != nil {
+			t.Errorf("an owner outlives its monitor (%d, %v)", n, err)
+		}
+	}
+}
+
+// TestRingsWithFilesOfDifferentSizes: each ring has a bound of its own.
+func TestRingsWithFilesOfDifferentSizes(t *testing.T) {
+	testutil.NoLeaks(t)
+	small, large, reader := ringtest.Disk(t, 8192, false), ringtest.Disk(t, 1<<20, false), ringtest.Disk(t, 12345, true)
+	twin := ringtest.Disk(t, 8192, false)
+	g := ringtest.NewRig(t, newTestBackend, small, large)
+	write := func(t *testing.T, d *ringtest.Guest, off uint64) int32 {
+		t.Helper()
+		s := op(hostring.OpWrite, g.Addr(atData), 4096)
+		s.FD, s.Off = 0, off
+		return d.Do(t, s)
+	}
+	for _, f := range []uringpv.File{small, large} {
+		size, _ := f.Size()
+		d := g.Setup(t, ringtest.Config{SQ: 8, Flags: hostring.SetupSQPoll, Files: []uringpv.File{f, reader}})
+		defer d.Destroy(t)
+		if res := write(t, d, uint64(size)-4096); res != 4096 {
+			t.Errorf("a write before the end at %d: %d", size, res)
+		}
+		if res := write(t, d, uint64(size)); res != -int32(unix.EFBIG) {
+			t.Errorf("a write at the end, %d: %d, want -EFBIG", size, res)
+		}
+	}
+	if _, err := g.TrySetup(t, ringtest.Config{SQ: 8, Files: []uringpv.File{small, large}}); !errors.Is(err, ErrGrowth) || !errors.Is(err, uringpv.ErrElsewhere) {
+		t.Errorf("a ring with files of two sizes: %v, want ErrGrowth and ErrElsewhere", err)
+	}
+	// A ring without any can have the first of any size, and from then on others of
+	// that size.
+	d := g.Setup(t, ringtest.Config{SQ: 8, Flags: hostring.SetupSQPoll, Files: []uringpv.File{reader}})
+	if err := d.Ring.UpdateFiles(0, []*uringpv.File{&small}); err != nil {
+		t.Fatal(err)
+	}
+	if res := write(t, d, 4096); res != 4096 {
+		t.Errorf("a write to the first: %d", res)
+	}
+	for name, f := range map[string]*uringpv.File{"a larger one": &large, "a larger one, after it was emptied": &large} {
+		if err := d.Ring.UpdateFiles(0, []*uringpv.File{f}); !errors.Is(err, ErrGrowth) {
+			t.Errorf("%s: %v, want ErrGrowth", name, err)
+		}
+		if err := d.Ring.UpdateFiles(0, []*uringpv.File{uringpv.NoFile}); err != nil {
+			t.Error(err)
+		}
+	}
+	if err := d.Ring.UpdateFiles(0, []*uringpv.File{&twin}); err != nil {
+		t.Error(err)
+	}
+	if res := write(t, d, 8192); res != -int32(unix.EFBIG) {
+		t.Errorf("a write at the end of its twin: %d, want -EFBIG", res)
+	}
+	if err := d.Ring.UpdateFiles(0, []*uringpv.File{&reader}); err != nil {
+		t.Error(err)
+	}
+	for _, f := range g.Files {
+		var st unix.Stat_t
+		if err := unix.Fstat(f.FD, &st); err != nil || st.Size != 8192 && st.Size != 1<<20 {
+			t.Errorf("a file has %d bytes, %v", st.Size, err)
+		}
+	}
+}
+
+// TestSocketsThatReachAnybodyAreRefused: restrictions do not see addresses.
+func TestSocketsThatReachAnybodyAreRefused(t *testing.T) {
+	need(t, Supported())
+	l, err := memmap.NewLayout(memmap.MinRAM)
+	if err != nil {
+		t.Fatal(err)
+	}
+	m, err := memmap.New(l, memmap.Options{})
+	if err != nil {
+		t.Fatal(err)
+	}
+	defer m.Close()
+	for _, c := range []struct {
+		name     string
+		file     uringpv.File
+		err      error
+		shutdown bool
+	}{
+		{"a datagram socket", uringpv.File{Kind: abi.FileDgram}, ErrPeer, false},
+		{"one that may send to anybody", uringpv.File{Kind: abi.FileDgram, AnyPeer: true}, nil, true},
+		{"a stream that is not connected", uringpv.File{Kind: abi.FileStream, Unconnected: true}, ErrPeer, false},
+		{"a UNIX stream that is not connected", uringpv.File{Kind: abi.FileStream, Unconnected: true, Peer: &unix.SockaddrUnix{Name: "/s"}}, nil, true},
+		{"a stream", uringpv.File{Kind: abi.FileStream}, nil, true},
+		{"one that listens", uringpv.File{Kind: abi.FileListener}, nil, false},
+	} {
+		b, err := New(Config{Memory: m, Files: []uringpv.File{c.file}})
+		if !errors.Is(err, c.err) {
+			t.Errorf("%s: %v, want %v", c.name, err, c.err)
+		}
+		if err != nil {
+			continue
+		}
+		caps := b.Capabilities()
+		if caps.Opcodes.Has(hostring.OpShutdown) != c.shutdown {
+			t.Errorf("%s: SHUTDOWN allowed: %v", c.name, !c.shutdown)
+		}
+		if err := b.Close(); err != nil {
+			t.Error(err)
+		}
+	}
+}
+
+func TestFloodStopsTheRing(t *testing.T) {
+	testutil.NoLeaks(t)
+	g := ringtest.NewRig(t, newTestBackend, ringtest.Disk(t, 1<<20, false))
+	other := g.Setup(t, ringtest.Config{SQ: 8, Flags: hostring.SetupSQPoll})
+	for _, m := range ringtest.Modes {
+		t.Run(m.Name, func(t *testing.T) {
+			d := g.Setup(t, ringtest.Config{SQ: 256, Flags: m.Flags})
+			err := d.Flood(20 * time.Second)
+			var guest *uringpv.GuestError
+			if !errors.As(err, &guest) {
+				t.Fatalf("the ring was stopped with %v, want a guest's error", err)
+			}
+			if res := other.Do(t, ringtest.NOP(1)); res != 0 {
+				t.Errorf("another ring's NOP: %d", res)
+			}
+			d.Destroy(t)
+		})
+	}
+}
+
+// TestRequestsThatWaitAreCounted: they cost kernel memory, too, and have no CQE.
+func TestRequestsThatWaitAreCounted(t *testing.T) {
+	testutil.NoLeaks(t)
+	g := ringtest.NewRig(t, newTestBackend, ringtest.Disk(t, 1<<20, false), ringtest.Pipe(t))
+	d := g.Setup(t, ringtest.Config{SQ: 256, Flags: hostring.SetupSQPoll})
+	s := op(hostring.OpPollAdd, 0, 0)
+	s.OpFlags = unix.POLLIN
+	stopped := d.FloodWith(s, time.Minute)
+	var guest *uringpv.GuestError
+	if !errors.As(stopped, &guest) {
+		t.Errorf("the ring was stopped with %v, want a guest's error", stopped)
+	}
+	d.Destroy(t)
+}
+
+// TestSkippedCompletionsAreNoFlood: a driver may ask for no CQE as often as it
+// likes.
+func TestSkippedCompletionsAreNoFlood(t *testing.T) {
+	g := ringtest.NewRig(t, newTestBackend, ringtest.Disk(t, 1<<20, false))
+	d := g.Setup(t, ringtest.Config{SQ: 256, Flags: hostring.SetupSQPoll})
+	for start := time.Now(); time.Since(start) < 3*direct.Interval; {
+		for range 4 * direct.MaxBehind {
+			s := ringtest.NOP(1)
+			s.Flags |= hostring.SQECQESkipSuccess
+			d.MustPut(t, &s)
+			d.Submit()
+		}
+	}
+	if res := d.Do(t, ringtest.NOP(2)); res != 0 {
+		t.Errorf("a NOP after them: %d", res)
+	}
+	if _, ok := d.Reap(); ok {
+		t.Error("a completion too many")
+	}
+}
+
+// TestSentinelThrownOut has a guest put another file into the reserved entry of its
+// table while a request is in flight: the ring's end still waits for that.
+func TestSentinelThrownOut(t *testing.T) {
+	testutil.NoLeaks(t)
+	listener, err := unix.Socket(unix.AF_UNIX, unix.SOCK_STREAM|unix.SOCK_CLOEXEC, 0)
+	if err != nil {
+		t.Fatal(err)
+	}
+	defer unix.Close(listener)
+	addr := &unix.SockaddrUnix{Name: fmt.Sprintf("@uringpv-isolated-%d", os.Getpid())}
+	if err := errors.Join(unix.Bind(listener, addr), unix.Listen(listener, 4)); err != nil {
+		t.Fatal(err)
+	}
+	g := ringtest.NewRig(t, newTestBackend, ringtest.Disk(t, 1<<20, false),
+		uringpv.File{FD: listener, Kind: abi.FileListener, Name: "listener"}, ringtest.Pipe(t))
+	d := g.Setup(t, ringtest.Config{SQ: 8, Flags: hostring.SetupSQPoll})
+	s := op(hostring.OpRead, g.Addr(atData), 16)
+	s.FD = 2
+	d.MustPut(t, &s)
+	client, err := unix.Socket(unix.AF_UNIX, unix.SOCK_STREAM|unix.SOCK_CLOEXEC, 0)
+	if err != nil {
+		t.Fatal(err)
+	}
+	defer unix.Close(client)
+	if err := unix.Connect(client, addr); err != nil {
+		t.Fatal(err)
+	}
+	accept := op(hostring.OpAccept, 0, 0)
+	accept.SpliceFDIn = uringpv.ReservedFile + 1 // file_index
+	if res := d.Do(t, accept); res != 0 {
+		t.Fatalf("ACCEPT into entry %d: %d", uringpv.ReservedFile, res)
+	}
+	o := ownerOf(t, d)
+	d.Destroy(t)
+	if err := unix.Kill(o.pid, 0); !errors.Is(err, unix.ESRCH) {
+		t.Errorf("the ring has ended and its owner has not: %v", err)
+	}
+}
+
+func TestMemlockTooSmallIsSaid(t *testing.T) {
+	testutil.NoLeaks(t)
+	need(t, Supported())
+	l, err := memmap.NewLayout(16 << 20)
+	if err != nil {
+		t.Fatal(err)
+	}
+	m, err := memmap.New(l, memmap.Options{})
+	if err != nil {
+		t.Fatal(err)
+	}
+	defer m.Close()
+	ringtest.Unprivileged(t, 1<<20, func() {
+		b, err := New(Config{Memory: m})
+		if !errors.Is(err, ErrMemlock) || !strings.Contains(err.Error(), "ulimit -l") {
+			t.Errorf("New with 1 MiB of lockable memory: %v, want ErrMemlock", err)
+		}
+		if b != nil {
+			b.Close()
+		}
+	})
+}
+
+func TestOwnerThatCannotStartIsExplained(t *testing.T) {
+	for _, c := range []struct {
+		err  error
+		want string
+		no   bool
+	}{
+		{fmt.Errorf("execute: %w", unix.EACCES), "vm.memfd_noexec", true},
+		{fmt.Errorf("pidfd_getfd: %w", unix.EPERM), "ptrace_scope", true},
+		{&startError{stepRing, unix.EPERM}, "io_uring_disabled", true},
+		{&startError{stepMemory, unix.EEXIST}, "map guest RAM", true},
+		{&startError{ready, fmt.Errorf("%w: x", ErrOwner)}, "has ended", true},
+		{&startError{stepRing, unix.ENOMEM}, "make the ring", false},
+		{unix.EAGAIN, "", false},
+	} {
+		err := refused(c.err)
+		if errors.Is(err, ErrUnsupported) != c.no || !strings.Contains(err.Error(), c.want) {
+			t.Errorf("%v became %v", c.err, err)
+		}
+	}
+}
+
+// TestMemoryAboveTheHole: guest RAM in two pieces, the ring in the upper one. Only
+// the owner is looked at, as pinning that much would take the host's memory.
+func TestMemoryAboveTheHole(t *testing.T) {
+	testutil.NoLeaks(t)
+	need(t, Supported())
+	l, err := memmap.NewLayout(uint64(memmap.HoleStart) + 1<<20)
+	if err != nil {
+		t.Fatal(err)
+	}
+	m, err := memmap.New(l, memmap.Options{})
+	if err != nil {
+		t.Fatal(err)
+	}
+	defer m.Close()
+	program, err := programFile()
+	if err != nil {
+		t.Fatal(err)
+	}
+	b := &Backend{memory: m, log: slog.New(slog.DiscardHandler), program: program, parent: newParent()}
+	defer func() {
+		if err := b.Close(); err != nil {
+			t.Error(err)
+		}
+	}()
+	area := func(at memmap.Addr) shm.View {
+		v, err := m.View(memmap.Range{Start: at, Length: memmap.PageSize})
+		if err != nil {
+			t.Fatal(err)
+		}
+		return v
+	}
+	h := &host{b: b}
+	ring, err := h.Make(hostring.Config{
+		Entries: 4, Flags: hostring.SetupNoMmap | hostring.SetupSQPoll | hostring.SetupRDisabled,
+		Rings: area(memmap.HoleEnd), SQEs: area(memmap.HoleEnd + memmap.PageSize),
+	})
+	if err != nil {
+		t.Fatal(err)
+	}
+	if err := h.Ready(); err != nil {
+		t.Fatal(err)
+	}
+	alone(t, h.owner, 0)
+	var pieces []string
+	for _, m := range h.owner.mappings(t) {
+		pieces = append(pieces, fmt.Sprintf("%x-%x %s", m.start, m.end, m.perms))
+	}
+	base := uint64(m.Base())
+	want := []string{
+		"600000-601000 r-xp",
+		fmt.Sprintf("%x-%x rw-s", base, base+uint64(memmap.HoleStart)),
+		fmt.Sprintf("%x-%x rw-s", base+uint64(memmap.HoleEnd), base+uint64(memmap.HoleEnd)+1<<20),
+	}
+	if !slices.Equal(pieces, want) {
+		t.Errorf("it has mapped %q, want %q", pieces, want)
+	}
+	if err := ring.Close(); err != nil {
+		t.Error(err)
+	}
+	ctx, cancel := context.WithTimeout(context.Background(), patience)
+	defer cancel()
+	if err := h.End(ctx); err != nil {
+		t.Error(err)
+	}
+	noChildren(t)
+}
+
+// TestOwnerThatFailsLeavesNothing sends owners what they must refuse.
+func TestOwnerThatFailsLeavesNothing(t *testing.T) {
+	testutil.NoLeaks(t)
+	g := ringtest.NewRig(t, newTestBackend, ringtest.Disk(t, 4096, true))
+	b := g.Backend.(*Backend)
+	areas, err := g.Memory.View(memmap.Range{Length: 2 * memmap.PageSize})
+	if err != nil {
+		t.Fatal(err)
+	}
+	c := hostring.Config{Entries: 4, Flags: hostring.SetupNoMmap | hostring.SetupSQPoll | hostring.SetupRDisabled}
+	c.Rings, _ = areas.Slice(0, memmap.PageSize)
+	c.SQEs, _ = areas.Slice(memmap.PageSize, memmap.PageSize)
+	good := region{Addr: uint64(g.Memory.Base()), Length: g.Memory.Layout().Size()}
+	for name, tt := range map[string]struct {
+		regions [regions]region
+		flags   uint32
+		step    step
+	}{
+		"no memory":                  {[regions]region{}, 0, 1},
+		"memory in the owner's page": {[regions]region{{Addr: 0x600000, Length: 4096}}, 0, 1},
+		"memory that wraps":          {[regions]region{{Addr: good.Addr, Length: 1 << 63}}, 0, 1},
+		"pieces that overlap":        {[regions]region{good, {Addr: good.Addr + 4096, Length: 4096}}, 0, 1},
+		"memory on the stack":        {[regions]region{good, {Addr: good.Addr + good.Length, Length: 1<<47 - 4096 - good.Addr - good.Length}}, 0, stepMemory},
+		"unaligned memory":           {[regions]region{{Addr: good.Addr + 1, Length: 4096}}, 0, stepMemory},
+		"setup flags that clash":     {[regions]region{good}, hostring.SetupDeferTaskrun, stepRing},
+		"a ring outside the memory":  {[regions]region{{Addr: good.Addr + 8192, Length: 4096, Offset: 8192}}, 0, stepRing},
+	} {
+		m, c := start{Regions: tt.regions, FSize: 1 << 20}, c
+		c.Flags |= tt.flags
+		_, _, err := b.start(&m, c)
+		var at *startError
+		if !errors.As(err, &at) || at.step != tt.step || hostring.Errno(err) == 0 {
+			t.Errorf("%s: %v, want an error at step %d", name, err, tt.step)
+		}
+	}
+	noChildren(t)
+	d := g.Setup(t, ringtest.Config{SQ: 8})
+	if res := d.Do(t, ringtest.NOP(1)); res != 0 {
+		t.Error(res)
+	}
+}
+
+// spy is a backend that keeps its rings for a test.
+type spy struct {
+	*Backend
+	rings []*Ring
+}
+
+func (s *spy) NewRing(spec uringpv.RingSpec) (uringpv.Ring, error) {
+	r, err := s.Backend.NewRing(spec)
+	if err == nil {
+		s.rings = append(s.rings, r.(*Ring))
+	}
+	return r, err
+}
+
+// TestDeviceLivesAgainAfterAnOwnersDeath: the device says FAILED, another device
+// works on, and RESET revives the first.
+func TestDeviceLivesAgainAfterAnOwnersDeath(t *testing.T) {
+	testutil.NoLeaks(t)
+	testutil.NeedIOUring(t)
+	m := devicetest.Memory(t, 1<<20)
+	device := func() (*devicetest.Guest, *spy) {
+		b := &spy{Backend: newTestBackend(t, m, nil).(*Backend)}
+		d, err := uringpv.New(uringpv.Config{Name: "d", Rings: 2, MaxEntries: 64, Memory: m, Backend: b, SQPoll: true, SQThreadCPU: -1})
+		if err != nil {
+			t.Fatal(err)
+		}
+		t.Cleanup(func() {
+			if err := d.Close(); err != nil {
+				t.Error(err)
+			}
+		})
+		return &devicetest.Guest{T: t, Device: d, Memory: m}, b
+	}
+	first, b := device()
+	other, _ := device()
+	a, _ := devicetest.RingAt(0x10000, 8)
+	c, _ := devicetest.RingAt(0x20000, 8)
+	if _, errno := first.Setup(0, a); errno != 0 {
+		t.Fatal(errno)
+	}
+	if _, errno := other.Setup(1, c); errno != 0 {
+		t.Fatal(errno)
+	}
+	if err := unix.Kill(b.rings[0].host.owner.pid, unix.SIGKILL); err != nil {
+		t.Fatal(err)
+	}
+	for start := time.Now(); first.Read32(abi.RegStatus)&abi.StatusFailed == 0; time.Sleep(time.Millisecond) {
+		if time.Since(start) > 5*time.Second {
+			t.Fatalf("STATUS %#x: the owner's death is not noticed", first.Read32(abi.RegStatus))
+		}
+	}
+	if errno := other.Enter(1, abi.Enter{}); errno != 0 || other.Read32(abi.RegStatus) != abi.StatusReady {
+		t.Errorf("another device: ENTER %v, STATUS %#x", errno, other.Read32(abi.RegStatus))
+	}
+	if errno := first.Reset(); errno != 0 || first.Read32(abi.RegStatus) != abi.StatusReady {
+		t.Fatalf("RESET: %v, STATUS %#x", errno, first.Read32(abi.RegStatus))
+	}
+	if _, errno := first.Setup(0, a); errno != 0 {
+		t.Errorf("RING_SETUP after RESET: %v", errno)
+	}
+	if errno := first.Enter(0, abi.Enter{}); errno != 0 {
+		t.Errorf("ENTER after RESET: %v", errno)
+	}
+}

@@ -1,0 +1,170 @@
+// SPDX-License-Identifier: Apache-2.0
+
+package relay
+
+import (
+	"fmt"
+
+	"golang.org/x/sys/unix"
+
+	"github.com/uringpv/uringpv/device/uringpv"
+	"github.com/uringpv/uringpv/hostring"
+	"github.com/uringpv/uringpv/memmap"
+)
+
+// order is something for the ring's goroutine to do between two passes: its tables
+// are its own.
+type order struct {
+	run  func() error
+	done chan error // has room for the answer
+}
+
+// inLoop has the ring's goroutine run f. ENXIO: it does nothing any more.
+func (r *Ring) inLoop(f func() error) error {
+	o := order{f, make(chan error, 1)}
+	gone := fmt.Errorf("ring %d, which has stopped: %w", r.spec.Index, unix.ENXIO)
+	if r.failed.Load() || r.closing.Load() {
+		return gone
+	}
+	select {
+	case r.orders <- o:
+	case <-r.done:
+		return gone
+	}
+	if err := r.notify(); err != nil {
+		return err
+	}
+	select {
+	case err := <-o.done:
+		return err
+	case <-r.done:
+	}
+	select {
+	case err := <-o.done: // just before its end
+		return err
+	default:
+		return gone
+	}
+}
+
+// obey runs what inLoop asks for.
+func (r *Ring) obey() {
+	for {
+		select {
+		case o := <-r.orders:
+			if r.fault != nil {
+				o.done <- fmt.Errorf("ring %d has stopped: %w", r.spec.Index, unix.ENXIO)
+				continue
+			}
+			o.done <- o.run()
+		default:
+			return
+		}
+	}
+}
+
+// UpdateFiles replaces files as uringpv.Ring says. EBUSY: so many files that
+// requests in flight still use were replaced already that there is no entry left.
+func (r *Ring) UpdateFiles(slot int, in []*uringpv.File) error {
+	files := make([]file, len(in))
+	var calls uint64
+	for i, f := range in {
+		if f == nil || f.FD < 0 {
+			continue
+		}
+		var err error
+		if files[i], err = newFile(f, &calls); err != nil {
+			return err
+		}
+		files[i].calls = &r.calls
+	}
+	return r.inLoop(func() error {
+		r.calls += calls
+		return r.updateFiles(slot, in, files)
+	})
+}
+
+// updateFiles is UpdateFiles in the goroutine. Either every entry changes or none:
+// the new files go to entries of the host's table that the guest does not know yet.
+func (r *Ring) updateFiles(slot int, in []*uringpv.File, files []file) error {
+	taken := 0
+	undo := func(err error) error {
+		for i := range taken {
+			if in[i] != nil {
+				r.hosts[files[i].host].bound = false
+				r.sweep(files[i].host)
+			}
+		}
+		return err
+	}
+	for ; taken < len(in); taken++ {
+		if in[taken] == nil {
+			continue
+		}
+		f := &files[taken]
+		host, ok := r.spare()
+		if !ok {
+			return undo(fmt.Errorf("file %d of ring %d: files that were replaced are still in use: %w", slot+taken, r.spec.Index, unix.EBUSY))
+		}
+		f.host = host
+		if f.present {
+			r.calls++
+			if err := r.host.UpdateFiles(uint32(host), []int32{f.fd}); err != nil {
+				return undo(err)
+			}
+		}
+		r.hosts[host].bound, r.hosts[host].filled = true, f.present
+	}
+	for i := range in {
+		if in[i] != nil {
+			files[i].reserved = r.files[slot+i].reserved
+			r.bind(uint16(slot+i), files[i])
+		}
+	}
+	return nil
+}
+
+// UpdateBuffers replaces buffers as uringpv.Ring says.
+func (r *Ring) UpdateBuffers(index int, ranges []memmap.Range) error {
+	buffers := make([]buffer, len(ranges))
+	host := make([]hostring.Buffer, len(ranges))
+	for i, g := range ranges {
+		buffers[i] = noBuffer
+		if g.Length == 0 {
+			continue
+		}
+		addr, err := r.spec.Memory.HostAddr(g)
+		if err != nil {
+			return err
+		}
+		buffers[i] = buffer{uint64(addr), uint64(addr) + g.Length}
+		host[i] = hostring.Buffer{Addr: addr, Length: g.Length}
+	}
+	return r.inLoop(func() error { return r.updateBuffers(index, buffers, host) })
+}
+
+// updateBuffers is UpdateBuffers in the goroutine. Where the host's kernel cannot
+// change its table, the relay goes on without it: it has checked every address.
+func (r *Ring) updateBuffers(index int, buffers []buffer, host []hostring.Buffer) error {
+	if r.registered {
+		r.calls++
+		switch err := r.host.UpdateBuffers(uint32(index), host); hostring.Errno(err) {
+		case 0:
+		case unix.EINVAL, unix.ENOMEM: // a kernel before 5.13; RLIMIT_MEMLOCK is used up
+			r.registered = false
+		default:
+			return err
+		}
+	}
+	copy(r.buffers[index:], buffers)
+	r.sortBuffers()
+	return nil
+}
+
+// SetVector changes the eventfd that completions signal.
+func (r *Ring) SetVector(fd int) error {
+	return r.inLoop(func() error {
+		r.spec.VectorFD = fd
+		return nil
+	})
+}

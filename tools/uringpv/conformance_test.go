@@ -1,0 +1,169 @@
+// SPDX-License-Identifier: Apache-2.0
+
+package main
+
+import (
+	"maps"
+	"os"
+	"path/filepath"
+	"slices"
+	"strings"
+	"testing"
+
+	"github.com/uringpv/uringpv/device/uringpv"
+	"github.com/uringpv/uringpv/device/uringpv/abi"
+	"github.com/uringpv/uringpv/images"
+	"github.com/uringpv/uringpv/internal/testutil"
+	"github.com/uringpv/uringpv/vmm"
+)
+
+func TestConformanceExportsAreThoseThatTheGuestKnows(t *testing.T) {
+	testutil.NoLeaks(t)
+	tmp := t.TempDir()
+	t.Setenv("TMPDIR", tmp)
+	for _, choice := range []vmm.Choice{backendPassthrough, backendIsolated, backendRelay} {
+		made, err := makeConformanceExports(t.Context(), choice)
+		if err != nil {
+			t.Fatal(err)
+		}
+		kinds := map[string]abi.FileKind{}
+		byName := map[string]uringpv.File{}
+		for _, f := range made.files() {
+			kinds[f.Name], byName[f.Name] = f.Kind, f
+			if f.Seekable() {
+				if n, err := f.Size(); n != conformanceSize || err != nil {
+					t.Errorf("%s has %d bytes, %v", f.Name, n, err)
+				}
+			}
+			if f.Kind == abi.FileDgram && f.AnyPeer != (choice == backendIsolated) {
+				t.Errorf("%s on %s: any peer is %v", f.Name, choice, f.AnyPeer)
+			}
+		}
+		want := map[string]abi.FileKind{
+			"file": abi.FileRegular, "file2": abi.FileRegular, "ro": abi.FileRegular, "stream-a": abi.FileStream, "stream-b": abi.FileStream,
+			"dgram-a": abi.FileDgram, "dgram-b": abi.FileDgram, "listener": abi.FileListener, "connector": abi.FileStream, "connector2": abi.FileStream, "connector3": abi.FileStream,
+			"pipe.read": abi.FilePipe, "pipe.write": abi.FilePipe, "eventfd": abi.FileEventfd,
+		}
+		if !maps.Equal(kinds, want) {
+			t.Errorf("files %v, want %v", kinds, want)
+		}
+		if !byName["ro"].ReadOnly || byName["file"].ReadOnly || !byName["connector"].Unconnected || byName["connector"].Peer == nil {
+			t.Errorf("%+v", byName)
+		}
+		if fi, err := os.Lstat(made.listener); err != nil || fi.Mode()&os.ModeSocket == 0 {
+			t.Errorf("%s: %v, %v", made.listener, fi, err)
+		}
+		for range 2 {
+			if err := made.close(); err != nil {
+				t.Error(err)
+			}
+		}
+		if left, err := os.ReadDir(tmp); err != nil || len(left) != 0 {
+			t.Errorf("left behind: %v, %v", left, err)
+		}
+	}
+}
+
+// Every backend of this host runs the cases; none fails.
+func TestConformancePassesOnEveryBackend(t *testing.T) {
+	testutil.NeedKVM(t)
+	testutil.NeedIOUring(t)
+	c := newCommand(t, "run", "--guest", "conformance", "--report", "json")
+	status := c.finish()
+	r := c.report()
+	if status != exitOK || r.Guest != "conformance" || r.Failed != 0 || r.Error != "" {
+		t.Errorf("exit status %d, guest %q, %d failed, error %q, stderr %q", status, r.Guest, r.Failed, r.Error, &c.stderr)
+	}
+	var ran []string
+	for _, run := range r.Runs {
+		if run.Skipped {
+			t.Logf("%s is left out: %s", run.Backend, run.Why)
+			continue
+		}
+		ran = append(ran, run.Backend)
+	}
+	for _, b := range workingBackends(t) {
+		if !slices.Contains(ran, b) {
+			t.Errorf("%s works here, but the cases ran on %v", b, ran)
+		}
+	}
+	names := map[string][]string{}
+	for _, k := range r.Cases {
+		names[k.Backend] = append(names[k.Backend], k.Name)
+		switch {
+		case k.Result == resultFail:
+			t.Errorf("%s on %s: %s", k.Name, k.Backend, k.Detail)
+		case k.Result == resultSkip && k.Detail == "":
+			t.Errorf("%s on %s is skipped and does not say why", k.Name, k.Backend)
+		}
+	}
+	for _, b := range ran {
+		if !slices.Equal(names[b], names[ran[0]]) {
+			t.Errorf("%s has the cases %q, %s has %q", b, names[b], ran[0], names[ran[0]])
+		}
+	}
+}
+
+// An opcode that the host denies is one that the guest does not have: the case that
+// needs it is skipped and says so, the others pass.
+func TestPolicyTakesOpcodesFromTheGuest(t *testing.T) {
+	testutil.NeedKVM(t)
+	testutil.NeedIOUring(t)
+	c := newCommand(t, "run", "--guest", "conformance", "--export-backend", "relay", "--export-policy", "deny=accept", "--report", "json")
+	if status := c.finish(); status != exitOK {
+		t.Errorf("exit status %d, stderr %q", status, &c.stderr)
+	}
+	for _, k := range c.report().Cases {
+		switch {
+		case k.Result == resultFail:
+			t.Errorf("%s: %s", k.Name, k.Detail)
+		case k.Name == "accept-connect" && k.Result != resultSkip:
+			t.Errorf("%s: %s, although ACCEPT is denied", k.Name, k.Result)
+		}
+	}
+}
+
+// What is exported is a further device, on the backend that was asked for, and
+// what the run has made on the host goes with it.
+func TestExportsAreADeviceBehindTheDisk(t *testing.T) {
+	testutil.NeedKVM(t)
+	testutil.NeedIOUring(t)
+	dir := t.TempDir()
+	data := filepath.Join(dir, "data,bin")
+	if err := os.WriteFile(data, make([]byte, conformanceSize), 0o600); err != nil {
+		t.Fatal(err)
+	}
+	disk, err := images.NewScratch("", conformanceSize, images.Random)
+	if err != nil {
+		t.Fatal(err)
+	}
+	defer disk.Close()
+	image := filepath.Join(dir, "disk.img")
+	b, err := os.ReadFile(disk.Path())
+	if err != nil {
+		t.Fatal(err)
+	}
+	if err := os.WriteFile(image, b, 0o600); err != nil {
+		t.Fatal(err)
+	}
+	socket := filepath.Join(dir, "s")
+	for _, backend := range []vmm.Choice{vmm.ChooseRelay, vmm.ChooseAuto} {
+		c := newCommand(t, "run", "--guest", "checksum", "--disk", image, "-v",
+			"--file", "name=data,path="+strings.ReplaceAll(data, ",", ",,"), "--socket", "name=l,unix="+socket+",listen=on",
+			"--socket", "name=d,unix=@"+filepath.Base(dir)+",type=dgram,listen=on", "--pipe", "name=p", "--eventfd", "name=e",
+			"--export-backend", string(backend), "--export-rings", "2", "--export-policy", "deny=accept")
+		if status := c.finish(); status != exitOK {
+			t.Fatalf("%s: exit status %d\n%s%s", backend, status, &c.stdout, &c.stderr)
+		}
+		want := "device=exports backend="
+		if backend == vmm.ChooseRelay {
+			want += "relay"
+		}
+		if !strings.Contains(c.stderr.String(), want) {
+			t.Errorf("%s: the log does not say %q:\n%s", backend, want, &c.stderr)
+		}
+		if _, err := os.Lstat(socket); !os.IsNotExist(err) {
+			t.Errorf("%s: the socket is there still: %v", backend, err)
+		}
+	}
+}
