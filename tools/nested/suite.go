@@ -153,14 +153,14 @@ func (s *suite) runAll(ctx context.Context) (err error) {
 		}
 		fmt.Fprintf(s.stdout, "== %s\n", r)
 		s.done = append(s.done, r)
+		if s.report != "" {
+			if err := s.writeReport(); err != nil {
+				return err
+			}
+		}
 	}
 	fmt.Fprintf(s.stdout, "\n%s", s.table())
 	fmt.Fprintf(s.stdout, "%v in all\n", time.Since(start).Round(time.Second))
-	if s.report != "" {
-		if err := s.writeReport(); err != nil {
-			return err
-		}
-	}
 	if failed > 0 {
 		return &machineError{1, fmt.Errorf("%d of %d steps failed", failed, len(s.done))}
 	}

@@ -100,7 +100,7 @@ func TestLinuxWithMoreThan4GiB(t *testing.T) {
 
 // The Debian root disk that image build makes, to its login prompt and back.
 func TestLinuxRootDiskToALogin(t *testing.T) {
-	eachKernel(t, []int{1, 4}, func(t *testing.T, r linuxRun) {
+	eachKernel(t, diskBackends(t), []int{1, 4}, func(t *testing.T, r linuxRun) {
 		root := os.Getenv("URINGPV_TEST_ROOT")
 		if root == "" {
 			t.Skip("NOT TESTED: URINGPV_TEST_ROOT names no root disk (make test-nested sets it)")
