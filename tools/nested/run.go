@@ -297,14 +297,19 @@ func (r *run) fill(payload *images.Tree, args []string) error {
 }
 
 // addPackage adds what a test may read in its package's directory, which is where
-// go test runs it: testdata, and the files that are not Go's.
+// go test runs it: testdata, and files and directories that are not Go's.
 func addPackage(payload *images.Tree) error {
 	entries, err := os.ReadDir(".")
 	if err != nil {
 		return err
 	}
 	for _, e := range entries {
-		if e.IsDir() && e.Name() != "testdata" || strings.HasSuffix(e.Name(), ".go") {
+		inner, err := filepath.Glob(filepath.Join(e.Name(), "*.go"))
+		if err != nil {
+			return err
+		}
+		// A directory with Go files is another package.
+		if len(inner) > 0 && e.Name() != "testdata" || strings.HasSuffix(e.Name(), ".go") {
 			continue
 		}
 		if err := addTree(payload, e.Name(), filepath.Join(workDir, e.Name())); err != nil {

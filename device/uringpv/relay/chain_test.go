@@ -73,6 +73,9 @@ func TestAnyBatchIsAsOnTheHost(t *testing.T) {
 			relays[m] = relayBench(t, m, disks(8192, 8192)(t))
 		}
 		choices := []uint8{fixed, fixed, link, link, link, hard, hard, drain, link | hostring.SQEIODrain, link | hostring.SQEIOHardlink}
+		if drainsMayHang(t) {
+			choices = slices.DeleteFunc(choices, func(f uint8) bool { return f&hostring.SQEIODrain != 0 })
+		}
 		if skipping {
 			choices = append(choices, skip, skip, link|skip, link|skip, hard|skip)
 		}
@@ -93,6 +96,26 @@ func TestAnyBatchIsAsOnTheHost(t *testing.T) {
 			})
 		})
 	}
+}
+
+// drainsMayHang says whether this is a kernel before 6.16. On those a drain may wait
+// for ever, natively too, when requests behind it have completed before it began: they
+// compare counts of CQEs for equality.
+func drainsMayHang(t *testing.T) bool {
+	var u unix.Utsname
+	if err := unix.Uname(&u); err != nil {
+		t.Fatal(err)
+	}
+	var major, minor int
+	release := unix.ByteSliceToString(u.Release[:])
+	if _, err := fmt.Sscanf(release, "%d.%d", &major, &minor); err != nil {
+		t.Fatalf("release %q: %v", release, err)
+	}
+	old := major < 6 || major == 6 && minor < 16
+	if old {
+		t.Logf("NOT TESTED on Linux %s: IOSQE_IO_DRAIN among failing chains, which may hang there", release)
+	}
+	return old
 }
 
 // batch submits the steps at once and returns what came of them: by chain, and in a
@@ -116,9 +139,11 @@ func (b *bench) batch(steps []step) []string {
 	if slices.ContainsFunc(steps, func(s step) bool { return s.flags&hostring.SQECQESkipSuccess != 0 }) {
 		got = b.all(sqes)
 	} else {
+		b.log = []string{fmt.Sprintf("native %v, batch %+v", b.native, steps)} // for wait
 		b.submit(sqes)
 		for range steps {
 			got = append(got, b.wait())
+			b.log = append(b.log, text(got[len(got)-1]))
 		}
 	}
 	slices.SortStableFunc(got, func(x, y hostring.CQE) int {

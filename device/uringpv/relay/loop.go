@@ -633,13 +633,27 @@ func (r *Ring) fail(err error) {
 	r.spec.Stopped(err)
 }
 
+// stubborn is for how long nothing ends before the host ring is closed over what is
+// in flight. Kernels before 6.16 have requests that no cancel reaches: with
+// IOSQE_IO_DRAIN behind a chain that fails when it is prepared they may wait for
+// ever, until the end of their ring cancels them. For a disk that is stuck nothing is
+// lost: Close waits for the kernel to let go of the ring either way.
+const stubborn = 300 * time.Millisecond
+
 // drain ends what is in flight: nothing of the ring touches guest RAM when it
 // returns, unless the host ring has failed. Then only the end of the ring itself
 // tells, and Close waits for that.
 func (r *Ring) drain() {
 	r.ending = true
 	r.host.DisableEventfd(false)
+	used, since := r.slots.used, time.Now()
 	for r.fault == nil && r.slots.used > 0 {
+		if r.slots.used != used {
+			used, since = r.slots.used, time.Now()
+		} else if time.Since(since) > stubborn {
+			r.cut = true
+			return
+		}
 		r.resume()
 		if r.fresh {
 			r.push()
