@@ -8,6 +8,9 @@
 
 #include <linux/blk-mq.h>
 #include <linux/blkdev.h>
+#include <linux/eventfd.h>
+#include <linux/fs.h>
+#include <linux/mm.h>
 #include <linux/pci.h>
 #include <linux/version.h>
 #if LINUX_VERSION_CODE < KERNEL_VERSION(6, 14, 0)
@@ -68,6 +71,33 @@ static inline struct gendisk *upv_alloc_disk(struct blk_mq_tag_set *set, struct 
 	return disk;
 #endif
 }
+
+/* 6.3: a mapping's flags change under its lock. */
+static inline void upv_vm_flags_set(struct vm_area_struct *vma, unsigned long flags)
+{
+#if LINUX_VERSION_CODE >= KERNEL_VERSION(6, 3, 0)
+	vm_flags_set(vma, flags);
+#else
+	vma->vm_flags |= flags;
+#endif
+}
+
+/* 6.8: an eventfd is signalled once. */
+static inline void upv_eventfd_signal(struct eventfd_ctx *ctx)
+{
+#if LINUX_VERSION_CODE >= KERNEL_VERSION(6, 8, 0)
+	eventfd_signal(ctx);
+#else
+	eventfd_signal(ctx, 1);
+#endif
+}
+
+/* 6.12: a file without an offset needs no function for that. */
+#if LINUX_VERSION_CODE >= KERNEL_VERSION(6, 12, 0)
+#define UPV_NO_LLSEEK NULL
+#else
+#define UPV_NO_LLSEEK no_llseek
+#endif
 
 /* 6.2: one wait for the queues of a tag set. */
 static inline void upv_quiesce(struct blk_mq_tag_set *set)

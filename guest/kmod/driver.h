@@ -5,7 +5,8 @@
  * device; section numbers in comments are that text's.
  *
  * admin.c  commands; ring.c  one ring; disk.c  blk-mq; sysfs.c  what users see;
- * main.c  the PCI function, and its rings' birth and death.
+ * main.c  the PCI function, and its rings' birth and death; uring.c, uring_io.c,
+ * uring_reg.c  rings for programs.
  */
 #ifndef UPV_DRIVER_H
 #define UPV_DRIVER_H
@@ -89,6 +90,9 @@ struct upv_dev {
 	bool can_fallocate;
 	int nr_vectors;
 
+	struct upv_user *user; /* programs' rings, which come after those; NULL: none */
+	unsigned int nr_user_rings, user_vector;
+
 	struct blk_mq_tag_set tags;
 	struct upv_disk **disks;
 	unsigned int nr_disks;
@@ -104,6 +108,7 @@ struct upv_dev {
 /* What users chose. */
 struct upv_params {
 	unsigned int queues, poll_queues, queue_depth, max_segments, max_sectors_kb, capacity_poll_ms, sqpoll_idle_ms;
+	unsigned int user_rings, user_pool_mb;
 	bool sqpoll;
 };
 extern struct upv_params upv_params;
@@ -123,6 +128,7 @@ blk_status_t upv_ring_submit(struct upv_ring *ring, struct request *rq, bool las
 void upv_ring_notify(struct upv_ring *ring);
 unsigned int upv_ring_reap(struct upv_ring *ring);
 irqreturn_t upv_ring_interrupt(int irq, void *ring);
+int upv_buffer(struct upv_dev *dev, u64 addr);
 
 /* disk.c */
 int upv_tags_init(struct upv_dev *dev);
@@ -132,6 +138,16 @@ void upv_disk_rescan(struct upv_disk *d);
 
 /* main.c */
 void upv_reset_soon(struct upv_dev *dev, unsigned long delay);
+bool upv_gone(struct upv_dev *dev);
+
+/* uring.c */
+#define UPV_MAX_USER_RINGS 64
+int upv_user_init(void);
+void upv_user_exit(void);
+int upv_user_add(struct upv_dev *dev);
+void upv_user_reset(struct upv_dev *dev);
+void upv_user_close(struct upv_dev *dev);
+void upv_user_remove(struct upv_dev *dev);
 
 /* sysfs.c */
 extern const struct attribute_group *upv_disk_groups[];

@@ -12,6 +12,8 @@ struct upv_params upv_params = {
 	.max_segments = 128,
 	.max_sectors_kb = 4096,
 	.capacity_poll_ms = 2000,
+	.user_rings = UPV_MAX_USER_RINGS,
+	.user_pool_mb = 64,
 	.sqpoll = true,
 };
 
@@ -31,6 +33,10 @@ module_param_named(sqpoll_idle_ms, upv_params.sqpoll_idle_ms, uint, 0444);
 MODULE_PARM_DESC(sqpoll_idle_ms, "milliseconds without work before the host stops polling (0: the host's default)");
 module_param_named(capacity_poll_ms, upv_params.capacity_poll_ms, uint, 0444);
 MODULE_PARM_DESC(capacity_poll_ms, "milliseconds between looks at the disks' sizes (0: never; default 2000)");
+module_param_named(user_rings, upv_params.user_rings, uint, 0444);
+MODULE_PARM_DESC(user_rings, "rings for programs, of those that the disks leave, 0 to 64 (default 64)");
+module_param_named(user_pool_mb, upv_params.user_pool_mb, uint, 0644);
+MODULE_PARM_DESC(user_pool_mb, "MiB of memory for one mapped ring of a program's, at most (default 64)");
 
 /* How long a reset waits between tries while the host's I/O is stuck. */
 #define UPV_STUCK_WAIT (5 * HZ)
@@ -50,6 +56,7 @@ static int upv_rings_stop(struct upv_dev *dev)
 		return ret;
 	for (i = 0; i < dev->nr_rings; i++)
 		upv_ring_stop(&dev->rings[i], BLK_STS_OK);
+	upv_user_reset(dev);
 	return 0;
 }
 
@@ -69,7 +76,7 @@ static int upv_rings_start(struct upv_dev *dev)
 }
 
 /* Has the function gone away, or does it no longer answer? */
-static bool upv_gone(struct upv_dev *dev)
+bool upv_gone(struct upv_dev *dev)
 {
 	return readl(dev->regs + URINGPV_REG_MAGIC) != URINGPV_MAGIC;
 }
@@ -83,6 +90,7 @@ static void upv_die(struct upv_dev *dev, int error)
 	WRITE_ONCE(dev->dead, true);
 	for (i = 0; i < dev->nr_rings; i++)
 		upv_ring_stop(&dev->rings[i], BLK_STS_IOERR);
+	upv_user_reset(dev);
 }
 
 /* No request goes into the rings from upv_hold to upv_release. Both under reset_lock. */
@@ -199,35 +207,74 @@ static bool upv_host_polls(struct upv_dev *dev)
 	return i && dev->identity.setup_flags & IORING_SETUP_IOPOLL;
 }
 
-/* Shares the device's rings out, and allocates their vectors. */
+static bool upv_has_disks(struct upv_dev *dev)
+{
+	unsigned int i;
+
+	for (i = 0; i < dev->identity.num_files; i++) {
+		struct uringpv_file info = {};
+
+		if (!upv_command(dev, URINGPV_CMD_FILE_INFO, i, &info, sizeof(info)) && info.kind == URINGPV_FILE_DISK)
+			return true;
+	}
+	return false;
+}
+
+/* Allocates vectors: one for each of n queues, one for the control ring, one for programs' rings if there may be some. */
+static int upv_vectors(struct upv_dev *dev, int n, bool programs)
+{
+	struct irq_affinity affinity = { .post_vectors = 1 + programs };
+	int ret;
+
+	ret = pci_alloc_irq_vectors_affinity(dev->pdev, 2 + programs, n + 1 + programs, PCI_IRQ_MSIX | PCI_IRQ_AFFINITY,
+					     &affinity);
+	return ret > 0 ? ret - 1 - programs : ret;
+}
+
+/* Shares the device's rings out, and allocates their vectors. Programs have what the disks do not want. */
 static int upv_plan(struct upv_dev *dev)
 {
 	unsigned int sqpoll = upv_params.sqpoll ? IORING_SETUP_SQPOLL : 0;
-	unsigned int have = dev->identity.num_rings, polled, i;
-	struct irq_affinity affinity = {};
-	int n;
+	unsigned int have = dev->identity.num_rings, polled, programs = 0, i;
+	bool disks = upv_has_disks(dev);
+	int n = 0;
 
 	polled = have > 2 ? min(upv_params.poll_queues, have - 2) : 0;
-	n = upv_params.queues ?: num_possible_cpus();
-	n = min_t(int, n, have > 1 ? have - 1 - polled : 1);
-	if (have > 1) {
-		affinity.post_vectors = 1; /* the control ring's */
-		n = pci_alloc_irq_vectors_affinity(dev->pdev, 1, n + 1, PCI_IRQ_MSIX | PCI_IRQ_AFFINITY, &affinity);
-	} else {
-		n = pci_alloc_irq_vectors(dev->pdev, 1, 1, PCI_IRQ_MSIX);
+	if (disks && have > 1) {
+		unsigned int queues = min(upv_params.queues ?: num_possible_cpus(), have - 1 - polled);
+
+		programs = min3(upv_params.user_rings, have - queues - polled - 1, (unsigned int)UPV_MAX_USER_RINGS);
+		n = programs ? upv_vectors(dev, queues, true) : 0;
+		if (n <= 0) {
+			programs = 0;
+			n = upv_vectors(dev, queues, false);
+		}
+	} else if (!disks) {
+		programs = min3(upv_params.user_rings, have, (unsigned int)UPV_MAX_USER_RINGS);
 	}
-	if (n < 0)
-		return n;
-	dev->nr_vectors = n;
-	dev->nr_queues = n > 1 ? n - 1 : 1;
-	dev->nr_polled = n > 1 ? polled : 0;
-	dev->nr_rings = n > 1 ? dev->nr_queues + dev->nr_polled + 1 : 1;
+	if (n <= 0) {
+		n = pci_alloc_irq_vectors(dev->pdev, 1, 1, PCI_IRQ_MSIX);
+		if (n < 0)
+			return n;
+		n = 0;
+	}
+	dev->nr_user_rings = programs;
+	if (!disks) {
+		dev->nr_vectors = 1;
+		return 0;
+	}
+	/* n is 0 if the control ring is the only one. */
+	dev->nr_vectors = n ? n + 1 + !!programs : 1;
+	dev->user_vector = n + 1;
+	dev->nr_queues = n ?: 1;
+	dev->nr_polled = n ? polled : 0;
+	dev->nr_rings = n ? dev->nr_queues + dev->nr_polled + 1 : 1;
 	dev->rings = kcalloc(dev->nr_rings, sizeof(*dev->rings), GFP_KERNEL);
 	if (!dev->rings)
 		return -ENOMEM;
 	dev->control = &dev->rings[dev->nr_rings - 1];
 	dev->can_fallocate = upv_has(dev->identity.opcodes, IORING_OP_FALLOCATE) ||
-			     (n > 1 && upv_has(dev->identity.opcodes_extra, IORING_OP_FALLOCATE));
+			     (n && upv_has(dev->identity.opcodes_extra, IORING_OP_FALLOCATE));
 	for (i = 0; i < dev->nr_rings; i++) {
 		struct upv_ring *ring = &dev->rings[i];
 
@@ -240,7 +287,7 @@ static int upv_plan(struct upv_dev *dev)
 			ring->vector = -1;
 			if (sqpoll && upv_host_polls(dev))
 				ring->setup |= IORING_SETUP_IOPOLL;
-		} else if (ring == dev->control && n > 1) {
+		} else if (ring == dev->control && n) {
 			ring->setup = 0; /* seldom used, not worth a thread */
 		}
 	}
@@ -297,6 +344,7 @@ static void upv_free(struct upv_dev *dev)
 		dev_warn(&dev->pdev->dev, "I/O is stuck on the host; waiting\n");
 		msleep(1000);
 	}
+	upv_user_remove(dev);
 	if (dev->have_irqs)
 		upv_free_irqs(dev, dev->nr_rings);
 	for (i = 0; dev->rings && i < dev->nr_rings; i++)
@@ -353,7 +401,7 @@ static int upv_probe(struct pci_dev *pdev, const struct pci_device_id *id)
 		ret = upv_rings_init(dev);
 	if (!ret)
 		ret = upv_rings_start(dev);
-	if (!ret)
+	if (!ret && dev->nr_rings)
 		ret = upv_tags_init(dev);
 	if (ret)
 		goto free;
@@ -361,9 +409,14 @@ static int upv_probe(struct pci_dev *pdev, const struct pci_device_id *id)
 		 dev->identity.name, dev->nr_queues, dev->nr_polled,
 		 dev->nr_polled && dev->rings[dev->nr_queues].setup & IORING_SETUP_IOPOLL ? " by the host too" : "",
 		 upv_params.queue_depth);
-	ret = upv_disks_add(dev);
+	ret = dev->nr_rings ? upv_disks_add(dev) : 0;
 	if (ret)
 		goto free;
+	ret = upv_user_add(dev);
+	if (ret) {
+		dev_err(&pdev->dev, "programs cannot use it, error %d\n", ret);
+		upv_user_close(dev);
+	}
 	upv_debugfs_add(dev);
 	if (upv_params.capacity_poll_ms)
 		queue_delayed_work(system_freezable_wq, &dev->capacity_work, msecs_to_jiffies(upv_params.capacity_poll_ms));
@@ -386,6 +439,7 @@ static void upv_remove(struct pci_dev *pdev)
 
 	debugfs_remove_recursive(dev->debugfs);
 	cancel_delayed_work_sync(&dev->capacity_work);
+	upv_user_close(dev);
 	if (upv_gone(dev)) {
 		mutex_lock(&dev->reset_lock);
 		upv_hold(dev);
@@ -462,6 +516,7 @@ static struct pci_driver upv_driver = {
 static int __init upv_init(void)
 {
 	struct upv_params *p = &upv_params;
+	int ret;
 
 	if (p->queue_depth < 1 || p->queue_depth > 1024 || p->max_segments < 1 || p->max_segments > 1024 ||
 	    p->max_sectors_kb < 4 || p->max_sectors_kb > 65536) {
@@ -469,12 +524,19 @@ static int __init upv_init(void)
 		       p->queue_depth, p->max_segments, p->max_sectors_kb);
 		return -EINVAL;
 	}
-	return pci_register_driver(&upv_driver);
+	ret = upv_user_init();
+	if (ret)
+		return ret;
+	ret = pci_register_driver(&upv_driver);
+	if (ret)
+		upv_user_exit();
+	return ret;
 }
 
 static void __exit upv_exit(void)
 {
 	pci_unregister_driver(&upv_driver);
+	upv_user_exit();
 }
 
 module_init(upv_init);

@@ -154,7 +154,7 @@ void upv_ring_stop(struct upv_ring *ring, blk_status_t status)
 }
 
 /* The entry of the buffer table that holds addr; the table is in ascending order. */
-static int upv_buffer(struct upv_dev *dev, u64 addr)
+int upv_buffer(struct upv_dev *dev, u64 addr)
 {
 	unsigned int low = 0, high = dev->nr_buffers;
 

@@ -1,0 +1,246 @@
+/* SPDX-License-Identifier: GPL-2.0 */
+/*
+ * Rings for programs: what the files below share.
+ *
+ * uring.c      the nodes in /dev, a ring's birth and death, mappings, ioctls
+ * uring_io.c   mediated rings: SQEs to the device, CQEs back
+ * uring_reg.c  mediated rings: IORING_REGISTER_*
+ *
+ * Locks, outermost first: upv_uring.lock, upv_user.lock, upv_uring.cq_lock. Only
+ * with upv_uring.lock is the process's own memory touched, which may fault; so a
+ * mapping's code takes upv_user.map_lock and no other.
+ */
+#ifndef UPV_URING_H
+#define UPV_URING_H
+
+#include <linux/bvec.h>
+#include <linux/eventfd.h>
+#include <linux/file.h>
+#include <linux/kref.h>
+#include <linux/mutex.h>
+#include <linux/wait.h>
+
+#include "driver.h"
+#include "uringpv_user.h"
+
+/* The most pieces of memory in one request; what is beyond makes a transfer short. */
+#define UPV_MAX_PIECES 1024
+
+/* struct io_uring_cqe without what follows large ones. */
+struct upv_cqe {
+	u64 user_data;
+	s32 res;
+	u32 flags;
+};
+
+/* Words of a mediated ring in the process's memory, in the manner of io_uring. */
+struct upv_words {
+	u32 sq_head, sq_flags, sq_dropped; /* the driver's */
+	u32 pad0[13];
+	u32 sq_tail; /* the process's */
+	u32 pad1[15];
+	u32 cq_head, cq_flags; /* the process's */
+	u32 pad2[14];
+	u32 cq_tail, cq_overflow; /* the driver's */
+	u32 pad3[14];
+	u32 sq_mask, sq_entries, cq_mask, cq_entries; /* constant, never read back */
+	u32 pad4[12];
+	struct upv_cqe cqes[];
+};
+
+/* Memory that was registered by IORING_REGISTER_BUFFERS; requests hold it. */
+struct upv_buf {
+	struct kref ref;
+	struct mm_struct *mm; /* whose locked memory it counts as */
+	u64 addr, len;
+	unsigned int nr;
+	struct page *pages[];
+};
+
+/* An entry of a registered table of files. */
+struct upv_slot {
+	bool used;
+	fmode_t mode; /* of the open file */
+	u32 index;    /* the device's */
+};
+
+/* Requests that are linked, while any of them is under way. */
+struct upv_chain {
+	unsigned int users;
+	bool silent; /* one with CQE_SKIP_SUCCESS has failed: those it cancels say nothing */
+};
+
+/* Memory of the driver's that the device reads or writes for a request. */
+struct upv_mem {
+	struct {
+		u64 name;
+		u32 namelen, pad0;
+		u64 iov, iovlen, control, controllen;
+		u32 flags, pad1;
+	} msg; /* struct msghdr */
+	struct __kernel_timespec ts;
+	u8 name[128];
+	struct {
+		u64 base, len;
+	} iov[];
+};
+
+/* A request of a mediated ring, from its SQE to its last CQE. */
+struct upv_req {
+	u64 user_data;
+	u32 gen;     /* tells one user of this struct from the next */
+	u8 opcode;   /* the process's */
+	bool busy;
+	bool skip;   /* IOSQE_CQE_SKIP_SUCCESS */
+	bool in;     /* the device writes to the memory */
+	bool pinned; /* the pieces are this request's own, not a registered buffer's */
+	s32 fail;    /* the error that an SQE of the device's stands for */
+	u32 want;    /* bytes of a transfer that is not short; 0: not a transfer */
+
+	struct bio_vec *pieces; /* pages of the process; nr_data are data */
+	unsigned int nr_data, nr_pieces;
+	unsigned int header, name; /* RECVMSG: pieces of the header and of the name; the end is nr_pieces */
+	u32 name_room;
+
+	struct upv_mem *mem;
+	void *bounce;
+	size_t bounce_len;
+	struct upv_buf *buf;
+	struct upv_chain *chain;
+};
+
+/* A CQE for which the process's ring has had no room. */
+struct upv_late {
+	struct list_head list;
+	struct upv_cqe cqe;
+};
+
+/* What IORING_REGISTER_RESTRICTIONS allows. */
+struct upv_restrictions {
+	bool on;
+	DECLARE_BITMAP(ops, 256);
+	DECLARE_BITMAP(registers, 256);
+	u8 flags, flags_required;
+};
+
+/* An open file of /dev/uringpvN. */
+struct upv_uring {
+	struct upv_user *user;
+	struct kref ref;
+	struct mutex lock;   /* setup, submission, registration, death */
+	struct upv_dev *dev; /* under lock; NULL: not set up, or dead */
+	bool ready, dead;    /* it was set up; it is no more. Read anywhere */
+	bool mapped;
+	unsigned int place;  /* in upv_user.rings */
+	unsigned int index;  /* the device's */
+	struct delayed_work stuck_work;
+	struct address_space *mapping; /* of the node */
+
+	/* The device's ring. */
+	void *rings, *sqe_area;
+	size_t rings_len, sqe_len;
+	void __iomem *doorbell;
+	unsigned long doorbell_pfn;
+	struct io_uring_params params; /* as the process has seen them */
+	u8 opcodes[URINGPV_OPCODE_BYTES];
+	bool sqpoll;
+	u32 *sq_head, *sq_tail, *sq_flags, *sq_array, *cq_head, *cq_tail, *cq_flags;
+	struct io_uring_sqe *sqes;
+	struct io_uring_cqe *cqes;
+	u32 sq_entries, sq_mask, cq_mask;
+	u32 tail, shown; /* under lock: SQEs written, SQEs that the device has been told of */
+	u32 head;        /* under cq_lock: CQEs taken */
+	bool ended;      /* under cq_lock: there is no ring to take them from */
+
+	wait_queue_head_t wait;
+	struct mutex cq_lock; /* completions, and the process's CQ ring */
+	struct eventfd_ctx *eventfd; /* under cq_lock */
+	bool eventfd_async;
+
+	/* Mediated. */
+	struct upv_words *words;
+	struct io_uring_sqe *user_sqes;
+	u32 *user_array;
+	size_t words_len, user_sqe_len;
+	u32 user_sq_entries, user_cq_entries;
+	u32 user_head; /* under lock */
+	u32 user_tail, user_shown; /* under cq_lock: CQEs written, CQEs that the process has been shown */
+	u32 dropped, overflow;
+	struct list_head late; /* under cq_lock */
+	unsigned int nr_late;
+	struct upv_req *reqs;
+	u32 nr_reqs;
+	u32 *free;
+	u32 nr_free;
+	spinlock_t free_lock;
+	struct upv_slot *slots; /* under lock */
+	unsigned int nr_slots;
+	struct upv_buf **bufs; /* under lock */
+	unsigned int nr_bufs;
+	struct upv_restrictions restrictions;
+	bool disabled;
+
+	/* Mapped. */
+	void **chunks;
+	unsigned int nr_chunks;
+	size_t chunk_len;
+	u32 seen; /* cq_tail when waiters were last woken */
+};
+
+/* What a function has for programs; it outlives the function while files are open. */
+struct upv_user {
+	struct kref ref;
+	struct upv_dev *dev; /* for rings that are in the table, and with lock held */
+	struct mutex lock;   /* the table, and gone */
+	bool gone;
+	struct mutex map_lock; /* a ring's death, against its doorbell's mapping */
+	int minor;
+	struct device *node;
+	struct upv_uring *rings[UPV_MAX_USER_RINGS];
+	unsigned int nr_rings, first; /* places in the table, and the first one's index */
+	struct upv_node *files;
+	unsigned int nr_files;
+	u8 opcodes[URINGPV_OPCODE_BYTES]; /* also the extra ones */
+};
+
+/* A file in /dev/uringpv/. */
+struct upv_node {
+	struct upv_user *user;
+	u32 index;
+	int minor; /* -1: there is no node */
+	struct device *node;
+};
+
+static inline bool upv_bit(const u8 *bits, unsigned int n)
+{
+	return bits[n / 8] & 1 << n % 8;
+}
+
+/* CQEs that the process has not taken; what it wrote into cq_head may be anything. */
+static inline u32 upv_pending(u32 tail, u32 head, u32 entries)
+{
+	return min(tail - head, entries);
+}
+
+/* uring.c */
+#define UPV_SETUP_NO_SQARRAY (1U << 16) /* IORING_SETUP_NO_SQARRAY, since 6.6 */
+bool upv_uring_file(struct upv_uring *u, int fd, u32 *index, fmode_t *mode);
+u32 upv_uring_ready(struct upv_uring *u);
+void upv_uring_wake(struct upv_uring *u);
+void upv_uring_ring(struct upv_uring *u);
+
+/* uring_io.c */
+int upv_med_init(struct upv_uring *u);
+void upv_med_exit(struct upv_uring *u);
+int upv_med_submit(struct upv_uring *u, u32 n);
+void upv_med_reap(struct upv_uring *u, bool flush);
+void upv_med_end(struct upv_uring *u);
+bool upv_med_translates(unsigned int op);
+bool upv_med_knows(struct upv_uring *u, unsigned int op);
+
+/* uring_reg.c */
+int upv_med_register(struct upv_uring *u, struct uringpv_user_register *r);
+void upv_med_unregister(struct upv_uring *u);
+void upv_buf_put(struct upv_buf *buf);
+
+#endif

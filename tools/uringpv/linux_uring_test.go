@@ -1,0 +1,697 @@
+// SPDX-License-Identifier: Apache-2.0
+
+package main
+
+import (
+	"bytes"
+	"errors"
+	"fmt"
+	"math/rand/v2"
+	"os"
+	"path/filepath"
+	"runtime"
+	"runtime/debug"
+	"strconv"
+	"strings"
+	"testing"
+	"time"
+
+	"golang.org/x/sys/unix"
+
+	"github.com/uringpv/uringpv/guest/uring"
+	"github.com/uringpv/uringpv/memmap"
+)
+
+// guestProgram is the name under which this test binary is a program in the guest.
+const guestProgram = "uring-guest"
+
+// init is the program's main: it runs before the testing package looks at its
+// arguments.
+func init() {
+	if filepath.Base(os.Args[0]) != guestProgram {
+		return
+	}
+	p := &program{}
+	if f := programs[os.Args[1]]; f != nil {
+		f(p, os.Args[2:])
+	} else {
+		p.check(fmt.Errorf("there is no %q", os.Args[1]))
+	}
+	if p.failed > 0 {
+		os.Exit(1)
+	}
+	fmt.Printf("%s: pass\n", os.Args[1])
+	os.Exit(0)
+}
+
+// programs are what the guest's script calls.
+var programs = map[string]func(*program, []string){
+	"mediated": (*program).mediated,
+	"limits":   (*program).limits,
+	"mapped":   (*program).mapped,
+	"stretch":  (*program).stretch,
+	"hang":     (*program).hang,
+	"fork":     (*program).fork,
+	"refused":  (*program).refused,
+	"reset":    (*program).reset,
+}
+
+// program is a run in the guest.
+type program struct{ failed int }
+
+func (p *program) errorf(format string, args ...any) {
+	p.failed++
+	_, _, line, _ := runtime.Caller(1)
+	fmt.Printf("uring-guest:%d: %s\n", line, fmt.Sprintf(format, args...))
+}
+
+// check ends the program for an error that nothing can follow.
+func (p *program) check(err error) {
+	if err != nil {
+		_, _, line, _ := runtime.Caller(1)
+		fmt.Printf("uring-guest:%d: %v\n", line, err)
+		os.Exit(1)
+	}
+}
+
+// memory is n bytes that stay where they are, in the manner of malloc, on pages
+// that are apart from each other in the machine's RAM.
+func (p *program) memory(n int) []byte {
+	b, err := unix.Mmap(-1, 0, n, unix.PROT_READ|unix.PROT_WRITE, unix.MAP_PRIVATE|unix.MAP_ANONYMOUS)
+	p.check(err)
+	p.check(unix.Madvise(b, unix.MADV_NOHUGEPAGE))
+	for _, i := range rand.Perm(n / 4096) {
+		b[i*4096] = 1
+	}
+	return b
+}
+
+func (p *program) open(c uring.Config) *uring.Ring {
+	r, err := uring.Open("/dev/uringpv0", c)
+	p.check(err)
+	return r
+}
+
+func (p *program) file(name string, flags int) *os.File {
+	f, err := os.OpenFile(filepath.Join(uring.Directory, name), flags, 0)
+	p.check(err)
+	return f
+}
+
+// do submits one SQE and waits for its CQE.
+func (p *program) do(r *uring.Ring, sqe uring.SQE) int32 {
+	sqe.UserData = rand.Uint64()
+	e, ok := r.SQE()
+	if !ok {
+		p.check(errors.New("the SQ ring is full"))
+	}
+	*e = sqe
+	n, err := r.Submit()
+	p.check(err)
+	if n != 1 {
+		p.errorf("Submit() = %d", n)
+	}
+	p.check(r.Wait(1))
+	var cqes [2]uring.CQE
+	if n := r.Reap(cqes[:]); n != 1 || cqes[0].UserData != sqe.UserData {
+		p.errorf("opcode %d: %d CQEs, %+v", sqe.Opcode, n, cqes)
+	}
+	return cqes[0].Res
+}
+
+func (p *program) want(what string, got, want int32) {
+	if got != want {
+		p.failed++
+		_, _, line, _ := runtime.Caller(1)
+		fmt.Printf("uring-guest:%d: %s: %d, want %d\n", line, what, got, want)
+	}
+}
+
+// pinned is how many pages are pinned in the guest's kernel.
+func (p *program) pinned() int {
+	_, err := os.ReadFile("/proc/sys/vm/stat_refresh") // each CPU's own counts go into the sums
+	p.check(err)
+	b, err := os.ReadFile("/proc/vmstat")
+	p.check(err)
+	n := 0
+	for line := range strings.Lines(string(b)) {
+		name, value, _ := strings.Cut(strings.TrimSpace(line), " ")
+		v, _ := strconv.Atoi(value)
+		switch name {
+		case "nr_foll_pin_acquired":
+			n += v
+		case "nr_foll_pin_released":
+			n -= v
+		}
+	}
+	return n
+}
+
+// random fills b.
+func random(b []byte) {
+	for i := range b {
+		b[i] = byte(rand.Uint32())
+	}
+}
+
+// iovecs is an array of struct iovec for parts of memory.
+func iovecs(parts ...[]byte) []byte {
+	var b []byte
+	for _, p := range parts {
+		b = le64(b, uring.Addr(p), uint64(len(p)))
+	}
+	return b
+}
+
+func le64(b []byte, words ...uint64) []byte {
+	for _, w := range words {
+		for i := range 8 {
+			b = append(b, byte(w>>(8*i)))
+		}
+	}
+	return b
+}
+
+// mediated reads and writes a disk in every way.
+func (p *program) mediated(args []string) {
+	before := p.pinned()
+	r := p.open(uring.Config{Entries: 8})
+	f := p.file(args[0], os.O_RDWR)
+	info, err := uring.Info(f)
+	p.check(err)
+	if info.Size == 0 {
+		p.errorf("%s has no size: %+v", args[0], info)
+	}
+	fd := int32(f.Fd())
+
+	const size = 48 << 10
+	data, back := p.memory(size), p.memory(size+4096)
+	random(data)
+	same := func(what string, b []byte) {
+		if !bytes.Equal(b, data) {
+			p.errorf("%s: other bytes", what)
+		}
+		clear(b)
+	}
+	p.want("NOP", p.do(r, uring.SQE{Opcode: uring.OpNop}), 0)
+	p.want("WRITE", p.do(r, uring.SQE{Opcode: uring.OpWrite, FD: fd, Off: 8192, Addr: uring.Addr(data), Len: size}), size)
+	p.want("FSYNC", p.do(r, uring.SQE{Opcode: uring.OpFsync, FD: fd}), 0)
+	p.want("READ", p.do(r, uring.SQE{Opcode: uring.OpRead, FD: fd, Off: 8192, Addr: uring.Addr(back), Len: size}), size)
+	same("READ", back[:size])
+	p.want("READ at no page's start", p.do(r, uring.SQE{Opcode: uring.OpRead, FD: fd, Off: 8192, Addr: uring.Addr(back[100:]), Len: size}), size)
+	same("READ at no page's start", back[100:100+size])
+
+	var pin runtime.Pinner
+	defer pin.Unpin()
+	v := iovecs(data[:100], data[100:5000], data[5000:])
+	pin.Pin(&v[0])
+	p.want("WRITEV", p.do(r, uring.SQE{Opcode: uring.OpWritev, FD: fd, Off: 1 << 20, Addr: uring.Addr(v), Len: 3}), size)
+	v = iovecs(back[:7000], back[7000:7001], nil, back[7001:size])
+	pin.Pin(&v[0])
+	p.want("READV", p.do(r, uring.SQE{Opcode: uring.OpReadv, FD: fd, Off: 1 << 20, Addr: uring.Addr(v), Len: 4}), size)
+	same("READV", back[:size])
+
+	// Registered buffers and files.
+	random(data)
+	p.check(r.RegisterBuffers([][]byte{data, nil, back}))
+	p.check(r.RegisterFiles([]*os.File{nil, f}))
+	p.want("WRITE_FIXED", p.do(r, uring.SQE{Opcode: uring.OpWriteFixed, Flags: uring.SQEFixedFile, FD: 1, Off: 3 << 20, Addr: uring.Addr(data), Len: size}), size)
+	p.want("READ_FIXED", p.do(r, uring.SQE{Opcode: uring.OpReadFixed, FD: fd, Off: 3 << 20, Addr: uring.Addr(back[17:]), Len: size, BufIndex: 2}), size)
+	same("READ_FIXED", back[17:17+size])
+	p.want("READ_FIXED of no buffer", p.do(r, uring.SQE{Opcode: uring.OpReadFixed, FD: fd, Addr: uring.Addr(back), Len: 512, BufIndex: 1}), -int32(unix.EFAULT))
+	p.want("READ_FIXED past a buffer", p.do(r, uring.SQE{Opcode: uring.OpReadFixed, FD: fd, Addr: uring.Addr(back[512:]), Len: size + 4096, BufIndex: 2}), -int32(unix.EFAULT))
+	p.want("an empty place", p.do(r, uring.SQE{Opcode: uring.OpFsync, Flags: uring.SQEFixedFile}), -int32(unix.EBADF))
+	if n, err := r.UpdateFiles(0, []*os.File{f, nil}); n != 2 || err != nil {
+		p.errorf("UpdateFiles: %d, %v", n, err)
+	}
+	p.want("a place that was filled", p.do(r, uring.SQE{Opcode: uring.OpFsync, Flags: uring.SQEFixedFile}), 0)
+	p.want("a place that was emptied", p.do(r, uring.SQE{Opcode: uring.OpFsync, Flags: uring.SQEFixedFile, FD: 1}), -int32(unix.EBADF))
+	if p.pinned() < before+2*size/4096 {
+		p.errorf("%d pages are pinned with buffers registered, %d before", p.pinned(), before)
+	}
+	p.check(r.UnregisterFiles())
+	p.check(r.UnregisterBuffers())
+	if n := p.pinned(); n != before {
+		p.errorf("%d pages are pinned, %d before", n, before)
+	}
+	if err := r.UnregisterBuffers(); !errors.Is(err, unix.ENXIO) {
+		p.errorf("UnregisterBuffers again: %v", err)
+	}
+
+	// An eventfd, and poll.
+	e, err := unix.Eventfd(0, unix.EFD_NONBLOCK)
+	p.check(err)
+	p.check(r.RegisterEventfd(e))
+	p.do(r, uring.SQE{Opcode: uring.OpNop})
+	var count [8]byte
+	// The CQE is there a moment before the signal, as with io_uring.
+	if n, err := unix.Poll([]unix.PollFd{{Fd: int32(e), Events: unix.POLLIN}}, 5000); n != 1 {
+		p.errorf("eventfd: %d, %v", n, err)
+	}
+	if n, err := unix.Read(e, count[:]); n != 8 || count[0] == 0 {
+		p.errorf("eventfd: %d, %v, %v", n, count, err)
+	}
+	p.check(r.UnregisterEventfd())
+	poll := func(events int16, timeout int) int16 {
+		fds := []unix.PollFd{{Fd: int32(r.FD()), Events: events}}
+		_, err := unix.Poll(fds, timeout)
+		p.check(err)
+		return fds[0].Revents
+	}
+	if got := poll(unix.POLLIN|unix.POLLOUT, 0); got != unix.POLLOUT {
+		p.errorf("poll of an idle ring: %#x", got)
+	}
+	sqe, _ := r.SQE()
+	sqe.Opcode = uring.OpNop
+	_, err = r.Submit()
+	p.check(err)
+	if got := poll(unix.POLLIN, 10000); got != unix.POLLIN {
+		p.errorf("poll for a NOP's CQE: %#x", got)
+	}
+	var cqe [1]uring.CQE
+	r.Reap(cqe[:])
+
+	// Bad requests end in a CQE, and the ring lives.
+	p.want("READ into nothing", p.do(r, uring.SQE{Opcode: uring.OpRead, FD: fd, Addr: 4096, Len: 512}), -int32(unix.EFAULT))
+	p.want("a file of the guest's own", p.do(r, uring.SQE{Opcode: uring.OpRead, FD: 0, Addr: uring.Addr(back), Len: 512}), -int32(unix.EBADF))
+	p.want("a closed file", p.do(r, uring.SQE{Opcode: uring.OpRead, FD: 999, Addr: uring.Addr(back), Len: 512}), -int32(unix.EBADF))
+	p.want("an unknown opcode", p.do(r, uring.SQE{Opcode: 200}), -int32(unix.EINVAL))
+	p.want("a personality", p.do(r, uring.SQE{Opcode: uring.OpNop, Personality: 1}), -int32(unix.EINVAL))
+	ro := p.file(args[0], os.O_RDONLY)
+	p.want("WRITE to what is open for reading", p.do(r, uring.SQE{Opcode: uring.OpWrite, FD: int32(ro.Fd()), Addr: uring.Addr(data), Len: 512}), -int32(unix.EBADF))
+	p.want("READ of it", p.do(r, uring.SQE{Opcode: uring.OpRead, FD: int32(ro.Fd()), Addr: uring.Addr(back), Len: 512}), 512)
+	p.want("NOP", p.do(r, uring.SQE{Opcode: uring.OpNop}), 0)
+	ops, err := r.Probe()
+	p.check(err)
+	for _, op := range []uint8{uring.OpNop, uring.OpRead, uring.OpWrite, uring.OpReadv, uring.OpWritev, uring.OpReadFixed, uring.OpFsync} {
+		if !ops[op] {
+			p.errorf("probe says that there is no opcode %d", op)
+		}
+	}
+	fmt.Printf("opcodes: %v\n", ops)
+
+	// More CQEs than the ring has room for: none is lost, in order.
+	_, entries := r.Entries()
+	total := int(entries) + 20
+	for i := range total {
+		sqe, ok := r.SQE()
+		if !ok {
+			p.check(errors.New("the SQ ring is full though each SQE was submitted"))
+		}
+		sqe.Opcode, sqe.UserData = uring.OpNop, uint64(i)
+		_, err := r.Submit()
+		p.check(err)
+	}
+	p.check(r.Wait(entries))
+	seen := 0
+	for end := time.Now().Add(10 * time.Second); seen < total && time.Now().Before(end); {
+		if r.Reap(cqe[:]) == 0 {
+			_, err := r.Enter(0, 0, uring.EnterGetevents)
+			p.check(err)
+			continue
+		}
+		if cqe[0].UserData != uint64(seen) {
+			p.errorf("CQE %d is that of NOP %d", seen, cqe[0].UserData)
+		}
+		seen++
+	}
+	if seen != total {
+		p.errorf("%d CQEs of %d", seen, total)
+	}
+	p.check(r.Close())
+	if n := p.pinned(); n != before {
+		p.errorf("%d pages are pinned at the end, %d before", n, before)
+	}
+}
+
+// limits: the device's rings are shared out, and come back.
+func (p *program) limits(args []string) {
+	want, err := strconv.Atoi(args[0])
+	p.check(err)
+	for range 3 {
+		var rings []*uring.Ring
+		for {
+			r, err := uring.Open("/dev/uringpv0", uring.Config{Entries: 1})
+			if err != nil {
+				if !errors.Is(err, unix.EBUSY) {
+					p.errorf("no ring: %v", err)
+				}
+				break
+			}
+			rings = append(rings, r)
+		}
+		if len(rings) != want {
+			p.errorf("%d rings, want %d", len(rings), want)
+		}
+		for _, r := range rings {
+			p.want("NOP", p.do(r, uring.SQE{Opcode: uring.OpNop}), 0)
+			p.check(r.Close())
+		}
+	}
+	for _, c := range []uring.Config{{}, {Entries: 1 << 20}, {Entries: 8, CQEntries: 4, Flags: uring.SetupCQSize}, {Entries: 8, Flags: 1 << 30}} {
+		if r, err := uring.Open("/dev/uringpv0", c); !errors.Is(err, unix.EINVAL) {
+			p.errorf("%+v: %v, %v", c, r, err)
+		}
+	}
+}
+
+// mapped uses a ring of its own, and finds that it reaches nothing else.
+func (p *program) mapped(args []string) {
+	f := p.file(args[0], os.O_RDWR)
+	m, err := uring.OpenMapped("/dev/uringpv0", uring.MappedConfig{Entries: 16, Pool: 6 << 20, Files: []*os.File{f}})
+	p.check(err)
+	other, err := uring.OpenMapped("/dev/uringpv0", uring.MappedConfig{Entries: 4, Pool: 1 << 16, Files: []*os.File{f}})
+	p.check(err)
+	pool := m.Pool()
+	fmt.Printf("pool of %d bytes in chunks of %d\n", len(pool), m.Chunk())
+	at := func(off, n uint64) (sqe uring.SQE) {
+		var ok bool
+		if sqe.Addr, sqe.BufIndex, ok = m.Locate(off, n); !ok {
+			p.errorf("%d bytes at %d are not in one chunk", n, off)
+		}
+		sqe.Flags, sqe.Len = uring.SQEFixedFile, uint32(n)
+		return sqe
+	}
+	const size = 16 << 10
+	last := uint64(len(pool) - size)
+	random(pool[:size])
+	w, rd := at(0, size), at(last, size)
+	w.Opcode, w.Off = uring.OpWriteFixed, 5<<20
+	rd.Opcode, rd.Off = uring.OpReadFixed, 5<<20
+	p.want("WRITE_FIXED", p.do(&m.Ring, w), size)
+	p.want("FSYNC", p.do(&m.Ring, uring.SQE{Opcode: uring.OpFsync, Flags: uring.SQEFixedFile}), 0)
+	p.want("READ_FIXED", p.do(&m.Ring, rd), size)
+	if !bytes.Equal(pool[:size], pool[last:]) {
+		p.errorf("other bytes came back")
+	}
+
+	// Everything else is refused, and the ring lives.
+	outside := rd
+	outside.Addr += size // past the last chunk
+	p.want("past the pool", p.do(&m.Ring, outside), -int32(unix.EFAULT))
+	theirs, _, _ := other.Locate(0, size)
+	stolen := rd
+	stolen.Addr = theirs
+	p.want("another process's pool", p.do(&m.Ring, stolen), -int32(unix.EFAULT))
+	for gpa := uint64(0); gpa < 64<<20; gpa += 16 << 20 {
+		kernel := rd
+		kernel.Addr = uint64(memmap.AddrBase) + gpa
+		p.want(fmt.Sprintf("the kernel's memory at %#x", gpa), p.do(&m.Ring, kernel), -int32(unix.EFAULT))
+	}
+	none := rd
+	none.BufIndex = 999
+	p.want("an unknown buffer", p.do(&m.Ring, none), -int32(unix.EFAULT))
+	file := rd
+	file.FD = 1
+	p.want("an unknown file", p.do(&m.Ring, file), -int32(unix.EBADF))
+	raw := rd
+	raw.Opcode, raw.BufIndex = uring.OpRead, 0
+	if res := p.do(&m.Ring, raw); res != -int32(unix.EACCES) {
+		p.errorf("READ: %d", res)
+	}
+	p.want("READ_FIXED", p.do(&m.Ring, rd), size)
+
+	// What is open for reading is only read.
+	ro := p.file(args[0], os.O_RDONLY)
+	reader, err := uring.OpenMapped("/dev/uringpv0", uring.MappedConfig{Entries: 4, Pool: 1 << 16, Files: []*os.File{ro}})
+	p.check(err)
+	addr, index, _ := reader.Locate(0, 512)
+	p.want("WRITE_FIXED", p.do(&reader.Ring, uring.SQE{Opcode: uring.OpWriteFixed, Flags: uring.SQEFixedFile, Addr: addr, Len: 512, BufIndex: index}), -int32(unix.EACCES))
+	p.want("READ_FIXED", p.do(&reader.Ring, uring.SQE{Opcode: uring.OpReadFixed, Flags: uring.SQEFixedFile, Addr: addr, Len: 512, BufIndex: index}), 512)
+	for _, r := range []*uring.Mapped{reader, other, m} {
+		p.check(r.Close())
+	}
+	if _, err := uring.OpenMapped("/dev/uringpv0", uring.MappedConfig{Entries: 4, Pool: 1 << 40, Files: []*os.File{f}}); !errors.Is(err, unix.ENOMEM) {
+		p.errorf("a pool of a TiB: %v", err)
+	}
+}
+
+// stretch does reads on a mapped ring, with calls that a trace shows around them.
+func (p *program) stretch(args []string) {
+	reads, err := strconv.Atoi(args[1])
+	p.check(err)
+	f := p.file(args[0], os.O_RDONLY)
+	m, err := uring.OpenMapped("/dev/uringpv0", uring.MappedConfig{Entries: 32, Pool: 1 << 20, Files: []*os.File{f}})
+	p.check(err)
+	m.Quiet(true)
+	addr, index, _ := m.Locate(0, 4096)
+	debug.SetGCPercent(-1)
+	runtime.LockOSThread()
+	left, bad := loop(m, reads, addr, index)
+	if left != 0 || bad != 0 {
+		p.errorf("%d reads were not done, %d failed", left, bad)
+	}
+	p.check(m.Close())
+}
+
+// loop does n reads of 4096 bytes each and polls for them, sixteen at a time,
+// between a getpgrp(2) and a getppid(2). In between it calls nothing at which the
+// runtime's scheduler could take its thread's turn away.
+func loop(m *uring.Mapped, n int, addr uint64, index uint16) (left, bad int) {
+	var cqes [16]uring.CQE
+	unix.RawSyscall(unix.SYS_GETPGRP, 0, 0, 0)
+	for left = n; left > 0; {
+		batch := min(left, len(cqes))
+		for range batch {
+			sqe, ok := m.SQE()
+			if !ok {
+				return left, bad
+			}
+			sqe.Opcode, sqe.Flags, sqe.Len, sqe.Addr, sqe.BufIndex = uring.OpReadFixed, uring.SQEFixedFile, 4096, addr, index
+		}
+		if _, err := m.Submit(); err != nil {
+			return left, bad
+		}
+		for got := 0; got < batch; {
+			k := m.Reap(cqes[:])
+			for _, c := range cqes[:k] {
+				if c.Res != 4096 {
+					bad++
+				}
+			}
+			got += k
+		}
+		left -= batch
+	}
+	unix.RawSyscall(unix.SYS_GETPPID, 0, 0, 0)
+	return 0, bad
+}
+
+// hang keeps requests of both kinds of rings in flight until it is killed.
+func (p *program) hang(args []string) {
+	f := p.file(args[0], os.O_RDWR)
+	r := p.open(uring.Config{Entries: 64})
+	m, err := uring.OpenMapped("/dev/uringpv0", uring.MappedConfig{Entries: 64, Pool: 1 << 20, Files: []*os.File{f}})
+	p.check(err)
+	b := p.memory(1 << 20)
+	p.check(r.RegisterBuffers([][]byte{b}))
+	addr, index, _ := m.Locate(0, 64<<10)
+	p.check(os.WriteFile("/tmp/hangs", nil, 0o600))
+	var cqes [64]uring.CQE
+	for {
+		for {
+			sqe, ok := r.SQE()
+			if !ok {
+				break
+			}
+			*sqe = uring.SQE{Opcode: uring.OpRead, FD: int32(f.Fd()), Addr: uring.Addr(b), Len: 64 << 10}
+			if _, err := r.Submit(); err != nil {
+				break
+			}
+		}
+		for {
+			sqe, ok := m.SQE()
+			if !ok {
+				break
+			}
+			*sqe = uring.SQE{Opcode: uring.OpReadFixed, Flags: uring.SQEFixedFile, Addr: addr, Len: 64 << 10, BufIndex: index}
+		}
+		_, err := m.Submit()
+		p.check(err)
+		r.Reap(cqes[:])
+		m.Reap(cqes[:])
+		_, _ = r.Enter(0, 0, uring.EnterGetevents)
+	}
+}
+
+// fork has a child that has inherited the descriptors and the mappings do what it
+// can, and exec.
+func (p *program) fork(args []string) {
+	f := p.file(args[0], os.O_RDWR)
+	r := p.open(uring.Config{Entries: 8})
+	m, err := uring.OpenMapped("/dev/uringpv0", uring.MappedConfig{Entries: 8, Pool: 1 << 16, Files: []*os.File{f}})
+	p.check(err)
+	b := p.memory(8192)
+	pid, _, errno := unix.RawSyscall(unix.SYS_FORK, 0, 0, 0)
+	if errno != 0 {
+		p.check(errno)
+	}
+	if pid == 0 {
+		// A child may only make system calls. The pool is not there: a write to
+		// memory from it ends in EFAULT.
+		_, _, errno := unix.RawSyscall(unix.SYS_GETRANDOM, uintptr(uring.Addr(m.Pool())), 1, 0)
+		code := uintptr(0)
+		if errno != unix.EFAULT {
+			code = 1
+		}
+		unix.RawSyscall(unix.SYS_EXIT_GROUP, code, 0, 0)
+	}
+	var status unix.WaitStatus
+	_, err = unix.Wait4(int(pid), &status, 0, nil)
+	p.check(err)
+	if !status.Exited() || status.ExitStatus() != 0 {
+		p.errorf("the child ended with %#x: a mapped ring's pool is to be its process's only", uint32(status))
+	}
+	p.want("READ", p.do(r, uring.SQE{Opcode: uring.OpRead, FD: int32(f.Fd()), Addr: uring.Addr(b), Len: 8192}), 8192)
+	addr, index, _ := m.Locate(0, 4096)
+	p.want("READ_FIXED", p.do(&m.Ring, uring.SQE{Opcode: uring.OpReadFixed, Flags: uring.SQEFixedFile, Addr: addr, Len: 4096, BufIndex: index}), 4096)
+	p.check(unix.Exec("/bin/sh", []string{"sh", "-c", "ls -l /proc/self/fd >/tmp/fds; ! grep -q uringpv /tmp/fds && echo fork: pass"}, os.Environ()))
+}
+
+// refused tells that there is no device for programs.
+func (p *program) refused(args []string) {
+	if r, err := uring.Open(args[0], uring.Config{Entries: 1}); err == nil {
+		p.errorf("%s: there is a ring: %v", args[0], r)
+	}
+}
+
+// reset finds its rings dead when the device has been reset or has gone, and new
+// ones alive after a reset.
+func (p *program) reset(args []string) {
+	before := p.pinned()
+	f := p.file(args[0], os.O_RDWR)
+	r := p.open(uring.Config{Entries: 8})
+	m, err := uring.OpenMapped("/dev/uringpv0", uring.MappedConfig{Entries: 8, Pool: 1 << 16, Files: []*os.File{f}})
+	p.check(err)
+	b := p.memory(64 << 10)
+	p.check(r.RegisterBuffers([][]byte{b}))
+	p.want("NOP", p.do(r, uring.SQE{Opcode: uring.OpNop}), 0)
+	for range 8 {
+		sqe, _ := r.SQE()
+		*sqe = uring.SQE{Opcode: uring.OpRead, FD: int32(f.Fd()), Addr: uring.Addr(b), Len: 64 << 10}
+	}
+	_, err = r.Submit()
+	p.check(err)
+	waited := make(chan error)
+	go func() { // for more than will ever come
+		_, err := m.Enter(0, 8, uring.EnterGetevents)
+		waited <- err
+	}()
+	time.Sleep(100 * time.Millisecond)
+	p.check(os.WriteFile(args[1], []byte(args[2]), 0))
+	if err := <-waited; !errors.Is(err, unix.ENODEV) {
+		p.errorf("who waited was told %v", err)
+	}
+	var cqes [16]uring.CQE
+	if n := r.Reap(cqes[:]); n != 8 {
+		p.errorf("%d CQEs of 8", n)
+	}
+	for _, c := range cqes[:8] {
+		if c.Res != 64<<10 && c.Res != -int32(unix.ECANCELED) {
+			p.errorf("a read ended in %d", c.Res)
+		}
+	}
+	if _, err := r.Enter(0, 0, 0); !errors.Is(err, unix.ENODEV) {
+		p.errorf("a dead ring: %v", err)
+	}
+	fds := []unix.PollFd{{Fd: int32(r.FD()), Events: unix.POLLIN}}
+	if _, err := unix.Poll(fds, 0); err != nil || fds[0].Revents&unix.POLLHUP == 0 {
+		p.errorf("poll of a dead ring: %v, %#x", err, fds[0].Revents)
+	}
+	m.Pool()[0] = 1 // still the process's memory
+	p.check(r.Close())
+	p.check(m.Close())
+	if n := p.pinned(); n != before {
+		p.errorf("%d pages are pinned at the end, %d before", n, before)
+	}
+	n, err := uring.Open("/dev/uringpv0", uring.Config{Entries: 1})
+	if len(args) > 3 && args[3] == "gone" {
+		if err == nil {
+			p.errorf("there is a ring on a device that has gone")
+		}
+		if _, err := uring.Info(f); !errors.Is(err, unix.ENODEV) {
+			p.errorf("a file of it: %v", err)
+		}
+		return
+	}
+	p.check(err)
+	p.want("NOP on a new ring", p.do(n, uring.SQE{Opcode: uring.OpNop}), 0)
+}
+
+// withProgram has the guest run the program.
+func (r *linuxRun) withProgram(t *testing.T) {
+	t.Helper()
+	self, err := os.ReadFile("/proc/self/exe")
+	if err != nil {
+		t.Fatal(err)
+	}
+	r.files = map[string]string{guestProgram: string(self)}
+	r.memory = "512M"
+}
+
+// programRings are the rings of a guest with n vCPUs that leave eight to programs.
+func programRings(r *linuxRun) { r.options = "rings=" + strconv.Itoa(r.cpus+1+8) }
+
+func TestLinuxProgramsUseMediatedRings(t *testing.T) {
+	eachLinuxOn(t, backendPassthrough, []int{2}, func(t *testing.T, r linuxRun) {
+		r.withProgram(t)
+		programRings(&r)
+		r.disks = []string{image(t, 64<<20)}
+		r.script = `set -e
+			ls -l /dev/uringpv0 /dev/uringpv/
+			/uring-guest mediated disk0
+			/uring-guest limits 8`
+		r.run(t)
+	})
+}
+
+func TestLinuxProgramsUseMappedRings(t *testing.T) {
+	eachLinuxOn(t, backendPassthrough, []int{2}, func(t *testing.T, r linuxRun) {
+		r.withProgram(t)
+		programRings(&r)
+		r.disks = []string{image(t, 64<<20)}
+		r.script = `set -e
+			/uring-guest mapped disk0
+			GODEBUG=asyncpreemptoff=1 strace -f -o /tmp/trace /uring-guest stretch disk0 100000
+			awk '/getpgrp/ {thread = $1; calls = 0; next}
+				/getppid/ && $1 == thread {print calls " system calls in the stretch"; ended = 1; exit calls != 0}
+				$1 == thread {calls++; print}
+				END {if (!ended) exit 1}' /tmp/trace
+			/uring-guest fork disk0`
+		r.run(t)
+	})
+}
+
+func TestLinuxRingsOutliveNothing(t *testing.T) {
+	eachLinuxOn(t, backendPassthrough, []int{2}, func(t *testing.T, r linuxRun) {
+		r.withProgram(t)
+		programRings(&r)
+		r.disks = []string{image(t, 64<<20)}
+		r.script = `set -e
+			dev=$(basename /sys/bus/pci/drivers/uringpv/0*)
+			pins() { cat /proc/sys/vm/stat_refresh; awk '/nr_foll_pin_acquired/ {n += $2} /nr_foll_pin_released/ {n -= $2} END {print n}' /proc/vmstat; }
+			before=$(pins)
+			for i in 1 2 3; do
+				rm -f /tmp/hangs
+				/uring-guest hang disk0 &
+				until [ -e /tmp/hangs ]; do sleep 0.1; done
+				! rmmod uringpv
+				kill -9 $!
+				wait $! || true
+			done
+			test "$(pins)" = "$before"
+			/uring-guest limits 8
+			/uring-guest reset disk0 /sys/bus/pci/drivers/uringpv/$dev/uringpv/reset 1
+			/uring-guest limits 8
+			/uring-guest reset disk0 /sys/bus/pci/drivers/uringpv/unbind $dev gone
+			! test -e /dev/uringpv0
+			echo $dev >/sys/bus/pci/drivers/uringpv/bind
+			/uring-guest limits 8
+			rmmod uringpv
+			/uring-guest refused /dev/uringpv0
+			insmod /lib/modules/uringpv.ko user_rings=3
+			/uring-guest limits 3
+			test "$(pins)" = "$before"`
+		r.run(t)
+	})
+}
