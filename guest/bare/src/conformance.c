@@ -297,6 +297,8 @@ static CASE(test_iopoll)
 	u8 *out = alloc(65536), *in = alloc(65536);
 	bool write = !(t->file.flags & URINGPV_FILE_READONLY);
 
+	if (devices[DISKS].id.backend == URINGPV_BACKEND_RELAY)
+		return skip(t, "relay cannot carry IORING_SETUP_IOPOLL: the monitor completes requests, and does not poll for them");
 	if (!(t->file.flags & URINGPV_FILE_POLL))
 		return skip(t, "file 0 is not on a device that polls (O_DIRECT on NVMe with poll queues)");
 	REQUIRE(t, devices[DISKS].id.setup_flags & IORING_SETUP_IOPOLL, "file 0 polls, and the device allows no IORING_SETUP_IOPOLL");
