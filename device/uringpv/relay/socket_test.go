@@ -243,7 +243,7 @@ func TestControlMessagesAndOtherPeersAreRefused(t *testing.T) {
 		binary.LittleEndian.PutUint64(b.data[2000+msgControl:], b.addr(5000))
 		binary.LittleEndian.PutUint64(b.data[2000+msgControlLen:], 64)
 		result(fmt.Sprint("control message, opcode ", op), s, unix.EINVAL)
-		// Kernels differ here: those before some 6.16 say EINVAL.
+		// Kernels differ (6.12 says EINVAL, 6.18 EMSGSIZE); the relay says one thing.
 		s.Addr = b.msg(2000, 0, 0, iov, 1025)
 		result(fmt.Sprint("1025 iovecs, opcode ", op), s, unix.EMSGSIZE)
 	}
