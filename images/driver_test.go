@@ -85,15 +85,18 @@ func TestSparseFindsNothingInTheDriver(t *testing.T) {
 
 func TestSparseFindsAFault(t *testing.T) {
 	c := openCache(t)
-	source := guest.DriverSource()
-	source["sysfs.c"] = append(source["sysfs.c"], "\nstatic const __be32 upv_wrong = 1;\nu32 upv_exposed(void);\nu32 upv_exposed(void) { return upv_wrong; }\n"...)
+	source := map[string][]byte{
+		"Kbuild": []byte("obj-m := fault.o\n"),
+		"fault.c": []byte("#include <linux/module.h>\nMODULE_DESCRIPTION(\"a fault\");\nMODULE_LICENSE(\"GPL\");\n" +
+			"static const __be32 upv_wrong = 1;\nu32 upv_exposed(void);\nu32 upv_exposed(void) { return upv_wrong; }\n"),
+	}
 	for _, kernel := range []string{"6.12", "newest"} { // each has its own way to sparse
 		said, err := c.CheckModule(context.Background(), kernel, source)
 		if err != nil {
 			t.Fatal(err)
 		}
 		if !slices.ContainsFunc(said, func(s string) bool {
-			return strings.HasPrefix(s, "sysfs.c:") && strings.Contains(s, "different base types")
+			return strings.HasPrefix(s, "fault.c:") && strings.Contains(s, "different base types")
 		}) {
 			t.Errorf("Linux %s: sparse said %q", kernel, said)
 		}

@@ -6,6 +6,8 @@ import (
 	"errors"
 	"os"
 	"path/filepath"
+	"regexp"
+	"slices"
 	"strings"
 	"testing"
 	"time"
@@ -52,5 +54,16 @@ func TestStepsHaveDistinctRows(t *testing.T) {
 			}
 			seen[k] = true
 		}
+	}
+}
+
+func TestAGroupIsOneRun(t *testing.T) {
+	runs := []string{"^TestLinuxA$", "^TestLinuxQuick$", "^TestLinuxB$", "^TestLinuxQuicker$"}
+	got := group(runs, regexp.MustCompile("^TestLinuxQuick"))
+	if want := []string{"^TestLinuxQuick$|^TestLinuxQuicker$", "^TestLinuxA$", "^TestLinuxB$"}; !slices.Equal(got, want) {
+		t.Errorf("runs %q, want %q", got, want)
+	}
+	if got := group(runs, regexp.MustCompile("^TestLinux$")); !slices.Equal(got, runs) {
+		t.Errorf("runs %q, want %q", got, runs)
 	}
 }

@@ -16,6 +16,7 @@ import (
 	"github.com/rogpeppe/go-internal/testscript"
 	"golang.org/x/sys/unix"
 
+	"github.com/uringpv/uringpv/device/uringpv/passthrough"
 	"github.com/uringpv/uringpv/hostring"
 	"github.com/uringpv/uringpv/internal/feature"
 	"github.com/uringpv/uringpv/internal/testutil"
@@ -85,6 +86,8 @@ func TestScripts(t *testing.T) {
 				return hostring.Available() == nil, nil
 			case "root":
 				return os.Geteuid() == 0, nil
+			case "passthrough":
+				return passthrough.Supported() == nil, nil
 			}
 			return false, fmt.Errorf("unknown condition %q", cond)
 		},

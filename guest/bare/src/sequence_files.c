@@ -197,12 +197,14 @@ CASE(seq_drain)
 	TRY(quiet(t, &r, "drained behind a poll", 30));
 	*eight = 1;
 	TRY(transfer(t, &w, IORING_OP_WRITE, w.slots[EVENTFD], eight, 8, 0, 8));
-	TRY(take(t, &r, 3, IN_ORDER));
-	for (u32 i = 0; i < 3; i++)
-		REQUIRE(t, r.taken[i].user_data == i + 1, "completion %u is of request %lu: a drain keeps the order", i + 1,
-			r.taken[i].user_data);
+	TRY(take(t, &r, 1, IN_ORDER));
+	TRY(want_result(t, &r, "the poll", 1, POLLIN));
+	/* Both were waiting, and are let go together: Linux before 6.2 in the other order. */
+	TRY(take(t, &r, 2, ANY_ORDER));
+	TRY(want_result(t, &r, "NOP with IOSQE_IO_DRAIN behind a poll", 2, 0));
+	TRY(want_result(t, &r, "NOP behind a drain", 3, 0));
 	TRY(transfer(t, &w, IORING_OP_READ, w.slots[EVENTFD], eight, 8, 0, 8));
-	return pass(t, "3 times last after 4 reads; behind a poll nothing for 30 ms, then all in order");
+	return pass(t, "3 times last after 4 reads; behind a poll nothing for 30 ms, then all");
 }
 
 CASE(seq_link_read_write)
