@@ -112,7 +112,11 @@ type panicError struct{}
 func (*panicError) Error() string { return "the guest's kernel panicked" }
 
 // runLinux boots a Linux kernel, its console on stdin and stdout.
-func (o *runOptions) runLinux(ctx context.Context, disks []diskSpec, stdin io.Reader, stdout, stderr io.Writer, log *slog.Logger) (err error) {
+func (o *runOptions) runLinux(ctx context.Context, stdin io.Reader, stdout, stderr io.Writer, log *slog.Logger) (err error) {
+	disks, err := o.validateLinux()
+	if err != nil {
+		return err
+	}
 	if _, err := lookAtHost(); err != nil {
 		return err
 	}

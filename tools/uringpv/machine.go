@@ -8,6 +8,7 @@ import (
 	"fmt"
 	"io"
 	"log/slog"
+	"regexp"
 	"strings"
 	"time"
 	"unicode"
@@ -200,13 +201,17 @@ func (w *lineWriter) flush() {
 	}
 	s := w.part.String()
 	w.part.Reset()
-	w.line(strings.Map(printable, strings.TrimRight(s, "\r")))
+	w.line(strings.Map(printable, controls.ReplaceAllString(strings.TrimRight(s, "\r"), "")))
 }
+
+// controls are the sequences by which a program sets colours and moves a
+// terminal's cursor (ECMA-48, CSI).
+var controls = regexp.MustCompile(`\x1b\[[0-?]*[ -/]*[@-~]`)
 
 // printable replaces what a terminal could take as a command: a guest's words
 // are shown to the user.
 func printable(r rune) rune {
-	if unicode.IsPrint(r) {
+	if unicode.IsPrint(r) || r == '\t' {
 		return r
 	}
 	return '\uFFFD'

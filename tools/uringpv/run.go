@@ -10,10 +10,12 @@ import (
 	"log/slog"
 	"os"
 	"runtime"
+	"slices"
 	"strings"
 	"time"
 
 	"github.com/spf13/cobra"
+	"github.com/spf13/pflag"
 	"golang.org/x/term"
 
 	"github.com/uringpv/uringpv/hostring"
@@ -50,6 +52,7 @@ type runOptions struct {
 	timeout   span
 	report    choice
 	verbosity int
+	config    string
 }
 
 func newRunOptions() *runOptions {
@@ -63,8 +66,13 @@ func newRunOptions() *runOptions {
 	}
 }
 
-func newRunCommand() *cobra.Command {
-	o := newRunOptions()
+// flagConfig is the flag that names a file of machines.
+const flagConfig = "config"
+
+func newRunCommand() *cobra.Command { return runCommand(newRunOptions()) }
+
+// runCommand is the command whose flags are o.
+func runCommand(o *runOptions) *cobra.Command {
 	cmd := &cobra.Command{
 		Use:   "run [--guest NAME | --kernel FILE] [--disk PATH[,KEY=VALUE...]]... [flags]",
 		Short: "Boot a guest: a built-in one, or a Linux kernel",
@@ -96,17 +104,25 @@ disks' devices, in the order given. A name is the guest's for it:
 ` + exportHelp() + `
 --export-policy deny=OPCODE[,OPCODE...] takes opcodes from that device, and
 allow=OPCODE[,OPCODE...] all others; names are io_uring's in lower case, such as
-accept, connect or read_fixed.`,
+accept, connect or read_fixed.
+
+--config runs several machines at once in this process. FILE is YAML or JSON: a
+list "machines", whose members have the keys name and run's flags, without the
+dashes; a flag that may be repeated takes a list. Paths are as on the command line.
+What a machine writes begins with its name. One that fails does not end the
+others; the exit status is 1 then.`,
 		Example: `  uringpv run
   uringpv run --guest checksum --disk disk.img --report json
   uringpv run --guest selftest --disk scratch.img,backend=relay,rings=8 -v
   uringpv run --guest conformance --export-backend isolated
   uringpv run --kernel vmlinuz --initrd initrd.img --disk root.img --root disk0 --cpus 4
   uringpv run --kernel vmlinuz --initrd initrd.img --file name=data,path=data.bin \
-      --socket name=web,tcp=127.0.0.1:8080,listen=on --export-policy deny=connect`,
+      --socket name=web,tcp=127.0.0.1:8080,listen=on --export-policy deny=connect
+  uringpv run --config machines.yaml`,
 		RunE: func(cmd *cobra.Command, _ []string) error {
-			if _, linux := o.linux.given(); linux && !cmd.Flags().Changed("memory") {
-				o.memory = defaultLinuxMemory
+			o.defaults(cmd.Flags())
+			if o.config != "" {
+				return o.runConfig(cmd.Context(), cmd.Flags(), cmd.OutOrStdout(), cmd.ErrOrStderr())
 			}
 			return o.run(cmd.Context(), cmd.InOrStdin(), cmd.OutOrStdout(), cmd.ErrOrStderr())
 		},
@@ -123,6 +139,7 @@ accept, connect or read_fixed.`,
 	f.Var(&o.memory, "memory", "the guest's RAM, such as 512M or 2G (with --kernel: default 512M)")
 	f.Var(&o.timeout, "timeout", "end the run after this time, as a failure")
 	f.Var(&o.report, "report", "form of the report: text or json")
+	f.StringVar(&o.config, flagConfig, "", "run the machines of this `FILE`, see above")
 	f.CountVarP(&o.verbosity, "verbose", "v", "log more to stderr; twice for debugging")
 	f.SortFlags = false
 	mustComplete(cmd, "guest", o.guest.of)
@@ -216,28 +233,67 @@ func (e *timeoutError) Error() string {
 	return fmt.Sprintf("--timeout %s is over and the guest has not ended", e.limit)
 }
 
-func (o *runOptions) run(ctx context.Context, stdin io.Reader, stdout, stderr io.Writer) error {
-	run := o.runBuiltin
+// defaults sets what depends on other flags.
+func (o *runOptions) defaults(f *pflag.FlagSet) {
+	if _, linux := o.linux.given(); linux && !f.Changed("memory") {
+		o.memory = defaultLinuxMemory
+	}
+}
+
+// check is validate for a guest of either kind.
+func (o *runOptions) check() (err error) {
 	if _, linux := o.linux.given(); linux {
-		disks, err := o.validateLinux()
-		if err != nil {
-			return err
-		}
-		run = func(ctx context.Context, stdout, stderr io.Writer, log *slog.Logger) error {
-			if err := o.runLinux(ctx, disks, stdin, stdout, stderr, log); err != nil {
-				return endedBy(ctx, err)
-			}
-			return nil
-		}
-	} else if _, _, err := o.validate(); err != nil {
+		_, err = o.validateLinux()
+	} else {
+		_, _, err = o.validate()
+	}
+	return err
+}
+
+// limited is ctx with --timeout.
+func (o *runOptions) limited(ctx context.Context) (context.Context, context.CancelFunc) {
+	if o.timeout.value == 0 {
+		return ctx, func() {}
+	}
+	return context.WithTimeoutCause(ctx, o.timeout.value, &timeoutError{o.timeout.value})
+}
+
+// run runs one machine.
+func (o *runOptions) run(ctx context.Context, stdin io.Reader, stdout, stderr io.Writer) error {
+	if err := o.check(); err != nil {
 		return err
 	}
-	if o.timeout.value > 0 {
-		var cancel context.CancelFunc
-		ctx, cancel = context.WithTimeoutCause(ctx, o.timeout.value, &timeoutError{o.timeout.value})
-		defer cancel()
+	ctx, cancel := o.limited(ctx)
+	defer cancel()
+	log := newLogger(stderr, o.verbosity)
+	if _, linux := o.linux.given(); !linux {
+		return o.runBuiltin(ctx, stdout, stderr, log)
 	}
-	return run(ctx, stdout, stderr, newLogger(stderr, o.verbosity))
+	if err := o.runLinux(ctx, stdin, stdout, stderr, log); err != nil {
+		return endedBy(ctx, err)
+	}
+	return nil
+}
+
+// runConfig runs the machines of --config. Flags that make a machine stand there.
+func (o *runOptions) runConfig(ctx context.Context, flags *pflag.FlagSet, stdout, stderr io.Writer) error {
+	var err error
+	flags.Visit(func(f *pflag.Flag) {
+		if !slices.Contains(notKeys, f.Name) && f.Name != "timeout" && err == nil {
+			err = usagef("--%s and --%s: a machine's flags are keys in %s; beside it there are --report, --timeout and --verbose", flagConfig, f.Name, o.config)
+		}
+	})
+	if err != nil {
+		return err
+	}
+	machines, err := readConfig(o.config)
+	if err != nil {
+		return err
+	}
+	ctx, cancel := o.limited(ctx)
+	defer cancel()
+	f := fleet{machines: machines, json: o.report.value == "json", verbosity: o.verbosity, stdout: stdout, stderr: stderr}
+	return f.run(ctx)
 }
 
 // runBuiltin runs a built-in guest.
