@@ -17,16 +17,18 @@ var native []byte
 var nativeConformance []byte
 
 // Guest returns the guest, a static 64-bit ELF program for the boot contract of
-// docs/memory-layout.md. Its command line says what it does: guest=selftest,
-// checksum, bench or conformance, and the keys that the C file of that program
-// reads. The caller owns the bytes.
+// docs/memory-layout.md, and for PVH, by which other monitors boot it. Its command
+// line says what it does: guest=selftest, checksum, bench, bench-virtio or
+// conformance, and the keys that the C file of that program reads. The caller owns
+// the bytes.
 func Guest() []byte { return slices.Clone(guest) }
 
 // Native returns the guest's benchmark loop as a static program for Linux on
 // x86-64. It takes arguments as the guest does: file=PATH (required), depth=N,
-// bs=BYTES, ms=N, ios=N, seed=N, rw=randread|nop; it writes value lines to its
-// stdout, and ends with status 2 if its arguments are wrong and 1 if the host
-// refuses something. The caller owns the bytes.
+// rings=N, bs=BYTES, ms=N, ios=N, seed=N, direct=on, irq=on and
+// rw=randread|randwrite|read|write|nop|fsync; it writes value lines to its stdout,
+// and ends with status 1 if its arguments are wrong or the host refuses something.
+// The caller owns the bytes.
 func Native() []byte { return slices.Clone(native) }
 
 // NativeConformance returns those of the guest's conformance cases that make sense

@@ -62,6 +62,7 @@ void __attribute__((noreturn, format(printf, 1, 2))) die(const char *fmt, ...);
 void selftest(void);
 void checksum(void);
 void bench(void);
+void bench_virtio(void);
 void conformance(void);
 
 #endif

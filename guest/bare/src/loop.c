@@ -1,91 +1,69 @@
 /* SPDX-License-Identifier: Apache-2.0 */
-#include "loop.h"
+/* The benchmark's loop on io_uring: in the guest, and on the host. */
+#include "loop_body.h"
+#include "uring.h"
 
-/* xorshift64*: Marsaglia, "Xorshift RNGs"; the high bits are the good ones. */
-static u64 next(u64 *s)
+static always_inline bool put(struct lane *q, const struct request *r)
 {
-	*s ^= *s >> 12;
-	*s ^= *s << 25;
-	*s ^= *s >> 27;
-	return *s * 0x2545f4914f6cdd1dull;
-}
+	static const u8 opcodes[] = {
+		[LOOP_READ] = IORING_OP_READ_FIXED,
+		[LOOP_WRITE] = IORING_OP_WRITE_FIXED,
+		[LOOP_FSYNC] = IORING_OP_FSYNC,
+		[LOOP_NOP] = IORING_OP_NOP,
+	};
+	struct sqe *s = uring_sqe(q->queue);
 
-/* One more request, into the slot's part of the buffer. */
-static bool prepare(struct loop *l, u32 slot)
-{
-	struct sqe *s = uring_sqe(l->ring);
-
-	if (__builtin_expect(!s, 0))
-		s = uring_sqe_by(l->ring, rdtsc() + l->tsc_stall);
 	if (!s)
 		return false;
-	s->opcode = l->opcode;
+	s->opcode = opcodes[r->op];
 	s->flags = IOSQE_FIXED_FILE;
-	s->user_data = slot;
-	if (l->opcode == IORING_OP_NOP)
-		return true;
-	s->off = (u64)(((unsigned __int128)next(&l->seed) * l->blocks) >> 64) * l->block;
-	s->addr = l->addr + (u64)slot * l->block;
-	s->len = l->block;
+	s->user_data = r->slot;
+	s->off = r->offset;
+	s->addr = r->addr;
+	s->len = r->len;
 	return true;
 }
 
-void loop_run(struct loop *l)
+static always_inline void submit(struct lane *q)
 {
-	struct uring *r = l->ring;
-	s32 want = l->opcode == IORING_OP_NOP ? 0 : (s32)l->block;
-	u64 begin = rdtsc(), idle_since = begin, started = 0, idle = 0;
-	u32 turn = 0;
-	bool stop = false;
+	uring_submit(q->queue);
+}
 
-	l->done = l->errors = 0;
-	l->stalled = false;
-	if (!l->seed)
-		l->seed = 0x9e3779b97f4a7c15ull;
-	for (; started < l->depth && !(l->ios && started >= l->ios); started++) {
-		if (!prepare(l, (u32)started)) {
-			l->stalled = true;
-			return;
-		}
-	}
-	uring_submit(r);
+static always_inline u32 ready(struct lane *q)
+{
+	return uring_ready(q->queue);
+}
 
-	while (l->done < started) {
-		u32 n = uring_ready(r), again = 0;
+static always_inline u32 take(struct lane *q, u32 i, s32 *result)
+{
+	const struct cqe *c = uring_cqe(q->queue, i);
 
-		if (l->tsc_budget && (++turn & 63) == 0 && rdtsc() - begin > l->tsc_budget)
-			stop = true;
-		if (!n) {
-			cpu_relax();
-			/* Each store of the tail was followed by a look at
-			 * NEED_WAKEUP: who sleeps has nothing to take. */
-			if ((++idle & 4095) == 0) {
-				if (idle == 4096)
-					idle_since = rdtsc();
-				l->stalled = rdtsc() - idle_since > l->tsc_stall;
-				if (l->stalled)
-					return;
-			}
-			continue;
-		}
-		idle = 0;
-		for (u32 i = 0; i < n; i++) {
-			const struct cqe *c = uring_cqe(r, i);
+	*result = c->res;
+	return (u32)c->user_data;
+}
 
-			if (c->res != want && !l->errors++)
-				l->first_error = c->res;
-			if (stop || (l->ios && started >= l->ios))
-				continue;
-			if (!prepare(l, (u32)c->user_data % l->depth)) {
-				l->stalled = true;
-				return;
-			}
-			started++;
-			again++;
-		}
-		uring_advance(r, n);
-		l->done += n;
-		if (again)
-			uring_submit(r);
-	}
+static always_inline void advance(struct lane *q, u32 n)
+{
+	uring_advance(q->queue, n);
+}
+
+static always_inline void listen(struct lane *q, bool on)
+{
+	struct uring *r = q->queue;
+
+	store_release(r->cq_flags, on ? 0 : IORING_CQ_EVENTFD_DISABLED);
+	full_barrier();
+}
+
+static always_inline void acknowledge(struct lane *q, u32 irqs)
+{
+	(void)q; /* message-signalled: there is nothing that the device holds */
+	(void)irqs;
+}
+
+void loop_run_uring(struct loop *l)
+{
+	static const struct loop_ops ops = { put, submit, ready, take, advance, listen, acknowledge };
+
+	loop_body(l, &ops);
 }

@@ -11,6 +11,7 @@ static const struct program {
 	{ "selftest", selftest },
 	{ "checksum", checksum },
 	{ "bench", bench },
+	{ "bench-virtio", bench_virtio },
 	{ "conformance", conformance },
 };
 
