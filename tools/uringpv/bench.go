@@ -3,15 +3,7 @@
 package main
 
 import (
-	"encoding/json"
-	"errors"
 	"fmt"
-	"io"
-	"os"
-	"slices"
-	"strconv"
-	"strings"
-	"text/tabwriter"
 	"time"
 
 	"github.com/spf13/cobra"
@@ -21,15 +13,29 @@ import (
 const (
 	engineNative      = "native"
 	enginePassthrough = backendPassthrough
+	engineIsolated    = backendIsolated
 	engineRelay       = backendRelay
+	engineVirtio      = "virtio-blk"
+)
+
+// Kinds of I/O.
+const (
+	rwRandRead  = "randread"
+	rwRandWrite = "randwrite"
+	rwRead      = "read"
+	rwWrite     = "write"
+	rwNop       = "nop"
+	rwFsync     = "fsync"
 )
 
 // Bounds of a benchmark.
 const (
-	minBlock  = 512
-	maxBlock  = 1 << 20
-	maxDepth  = 1024
-	maxRounds = 1000
+	minBlock       = 512
+	maxBlock       = 1 << 20
+	maxDepth       = 1024
+	maxRounds      = 1000
+	maxBenchRings  = 16
+	maxBenchBuffer = 512 << 20 // of all rings
 )
 
 // benchOptions is the command line of `uringpv bench`.
@@ -40,63 +46,94 @@ type benchOptions struct {
 	depths    numbers
 	runtime   span
 	rounds    count
+	rings     count
+	irq       choice
+	direct    bool
 	size      byteSize
 	file      string
 	json      string
+	plot      string
 	verbosity int
 }
 
 func newBenchOptions() *benchOptions {
-	all := []string{engineNative, enginePassthrough, engineRelay}
+	all := []string{engineNative, enginePassthrough, engineIsolated, engineRelay, engineVirtio}
 	return &benchOptions{
 		engines: words{values: all, of: all},
-		rw:      choice{value: "randread", of: []string{"randread", "nop"}},
+		rw:      choice{value: rwRandRead, of: []string{rwRandRead, rwRandWrite, rwRead, rwWrite, rwNop, rwFsync}, what: "NAME"},
 		block:   4096,
-		depths:  numbers{values: []int{1, 32}, min: 1, max: maxDepth},
-		runtime: span{value: time.Second, min: 10 * time.Millisecond, max: time.Hour},
+		depths:  numbers{values: []int{1, 32, 128}, min: 1, max: maxDepth},
+		runtime: span{value: 3 * time.Second, min: 10 * time.Millisecond, max: time.Hour},
 		rounds:  count{value: 3, min: 1, max: maxRounds},
+		rings:   count{value: 1, min: 1, max: maxBenchRings},
+		irq:     choice{value: "off", of: []string{"on", "off"}},
 		size:    64 << 20,
 	}
 }
+
+// writes says whether the I/O changes the disk.
+func (o *benchOptions) writes() bool { return o.rw.value == rwRandWrite || o.rw.value == rwWrite }
+
+// moves says whether the I/O has data.
+func (o *benchOptions) moves() bool { return o.rw.value != rwNop && o.rw.value != rwFsync }
 
 func newBenchCommand() *cobra.Command {
 	o := newBenchOptions()
 	cmd := &cobra.Command{
 		Use:   "bench",
 		Short: "Compare a guest's I/O with the same loop on the host",
-		Long: `Bench runs one loop of I/O in a guest, on each backend, and on the host itself,
-and prints how they compare.
+		Long: `Bench runs one loop of I/O in a guest, on each backend, on the host itself and on
+another monitor's device, and prints how they compare.
 
 Engines:
   native       the guest's own loop as a process of the host: an io_uring of its
                own with SQPOLL, registered buffers and files
   passthrough  the guest's ring is the host's
+  isolated     likewise, but in a process that has only the guest's memory
   relay        the monitor copies requests to a ring of its own
+  virtio-blk   QEMU's: microvm, an iothread that polls, aio=io_uring, driven by the
+               same loop in the same guest. QEMU is qemu-system-x86_64, or what the
+               variable QEMU names; without it the engine is left out
+
+The I/O: randread, randwrite, read, write (in order), nop (requests that do
+nothing) or fsync (the file's flush). By default the loop polls; with --irq on it
+sleeps until an interrupt comes (native: an eventfd).
 
 The engines take turns within each round, so that what else the host does hits all
 of them. The table has medians over the rounds; the ratio is to native in the same
-round, with the smallest and the largest beside it. Without --file the disk is a
-scratch file in the page cache; a file is only read.`,
+round, with the smallest and the largest beside it. Latencies are from a request's
+making to its completion's being seen. VM exits are without those that the host's
+own interrupts cause. CPU is in processors: the vCPU's (native: the loop's) thread,
+the monitor's other threads, and the kernel's io_uring threads.
+
+Without --file the disk is a scratch file in the page cache, or with --direct on the
+file system of the directory for temporary files. What writes, writes over --file!`,
 		Example: `  uringpv bench
-  uringpv bench --engine native,passthrough --iodepth 1,32,128 --rounds 9 --json bench.json`,
+  uringpv bench --engine native,passthrough --iodepth 1,32,128 --rounds 9 --json bench.json
+  uringpv bench --direct --size 1G --rw randread --plot direct.svg`,
 		RunE: func(cmd *cobra.Command, _ []string) error {
 			return o.run(cmd.Context(), cmd.Flags().Changed("size"), cmd.OutOrStdout(), cmd.ErrOrStderr())
 		},
 	}
 	f := cmd.Flags()
 	f.Var(&o.engines, "engine", "engines to compare, separated by commas")
-	f.Var(&o.rw, "rw", "the I/O: randread (random reads) or nop (requests that do nothing)")
-	f.Var(&sizeWithoutUnit{&o.block}, "bs", "bytes of each read, a power of two")
-	f.Var(&o.depths, "iodepth", "requests in flight, one or several depths")
+	f.Var(&o.rw, "rw", "the I/O: "+alternatives(o.rw.of))
+	f.Var(&sizeWithoutUnit{&o.block}, "bs", "bytes of each request, a power of two")
+	f.Var(&o.depths, "iodepth", "requests in flight on each ring, one or several depths")
 	f.Var(&o.runtime, "runtime", "time of each measurement")
 	f.Var(&o.rounds, "rounds", "rounds; in each, every engine runs once at every depth")
+	f.StringVar(&o.file, "file", "", "use the file or block device at `PATH` instead of a scratch file")
 	f.Var(&o.size, "size", "size of the scratch file")
-	f.StringVar(&o.file, "file", "", "read the file or block device at `PATH` instead of a scratch file")
-	f.StringVar(&o.json, "json", "", "write every measurement to `PATH`; - is stdout, instead of the table")
+	f.BoolVar(&o.direct, "direct", false, "bypass the host's page cache, O_DIRECT")
+	f.Var(&o.irq, "irq", "sleep until an interrupt comes instead of polling")
+	f.Var(&o.rings, "rings", "rings, all driven by the one loop")
+	f.StringVar(&o.json, "json", "", "write the rows to `PATH`; - is stdout, instead of the table")
+	f.StringVar(&o.plot, "plot", "", "draw IOPS and latencies to `PATH`, as SVG")
 	f.CountVarP(&o.verbosity, "verbose", "v", "log more to stderr; twice for debugging")
 	f.SortFlags = false
 	mustComplete(cmd, "engine", o.engines.of)
 	mustComplete(cmd, "rw", o.rw.of)
+	mustComplete(cmd, "irq", o.irq.of)
 	return cmd
 }
 
@@ -110,236 +147,34 @@ func (o *benchOptions) validate(sizeGiven bool) error {
 	if sizeGiven && o.file != "" {
 		return usagef("--size is of the scratch file; leave it out with --file")
 	}
-	return nil
-}
-
-// sample is one measurement: one engine at one depth in one round.
-type sample struct {
-	Round  int     `json:"round"`
-	Engine string  `json:"engine"`
-	Depth  int     `json:"iodepth"`
-	IOPS   float64 `json:"iops"`
-	IOs    uint64  `json:"ios"`
-	// Of the stretch that was measured; nil for native, which has neither.
-	KVMExits    *uint64 `json:"kvm_exits,omitempty"`
-	VMMSyscalls *uint64 `json:"vmm_syscalls,omitempty"`
-}
-
-// summary is one engine at one depth over all rounds.
-type summary struct {
-	Engine   string  `json:"engine"`
-	Depth    int     `json:"iodepth"`
-	IOPS     float64 `json:"iops"` // median
-	KVMExits *uint64 `json:"kvm_exits,omitempty"`
-	Syscalls *uint64 `json:"vmm_syscalls,omitempty"`
-	// To native in the same round; zero without native.
-	Ratio    float64 `json:"ratio,omitempty"` // median
-	RatioMin float64 `json:"ratio_min,omitempty"`
-	RatioMax float64 `json:"ratio_max,omitempty"`
-}
-
-// benchReport is the JSON form of a benchmark.
-type benchReport struct {
-	Host      hostReport `json:"host"`
-	RW        string     `json:"rw"`
-	Block     uint64     `json:"bs"`
-	File      string     `json:"file"`
-	RuntimeMS float64    `json:"runtime_ms"`
-	Rounds    int        `json:"rounds"`
-	Summary   []summary  `json:"summary"`
-	Samples   []sample   `json:"samples"`
-	Skipped   []runSkip  `json:"skipped,omitempty"`
-}
-
-// runSkip is an engine that this host cannot run.
-type runSkip struct {
-	Engine string `json:"engine"`
-	Why    string `json:"why"`
-}
-
-// summarize takes the medians of samples, in the order of depths and engines.
-func summarize(samples []sample, depths []int, engines []string) []summary {
-	type key struct{ round, depth int }
-	native := map[key]float64{}
-	for _, s := range samples {
-		if s.Engine == engineNative {
-			native[key{s.Round, s.Depth}] = s.IOPS
-		}
-	}
-	var out []summary
-	for _, depth := range depths {
-		for _, engine := range engines {
-			var iops, ratios []float64
-			var exits, calls []uint64
-			for _, s := range samples {
-				if s.Engine != engine || s.Depth != depth {
-					continue
-				}
-				iops = append(iops, s.IOPS)
-				if base := native[key{s.Round, s.Depth}]; base > 0 {
-					ratios = append(ratios, s.IOPS/base)
-				}
-				if s.KVMExits != nil {
-					exits = append(exits, *s.KVMExits)
-				}
-				if s.VMMSyscalls != nil {
-					calls = append(calls, *s.VMMSyscalls)
-				}
-			}
-			if len(iops) == 0 {
-				continue
-			}
-			row := summary{Engine: engine, Depth: depth, IOPS: median(iops)}
-			if len(ratios) > 0 {
-				row.Ratio, row.RatioMin, row.RatioMax = median(ratios), slices.Min(ratios), slices.Max(ratios)
-			}
-			if len(exits) > 0 {
-				m := median(exits)
-				row.KVMExits = &m
-			}
-			if len(calls) > 0 {
-				m := median(calls)
-				row.Syscalls = &m
-			}
-			out = append(out, row)
-		}
-	}
-	return out
-}
-
-// median is the middle of values, the mean of the two middle ones if their
-// number is even. values is not empty.
-func median[T float64 | uint64](values []T) T {
-	v := slices.Sorted(slices.Values(values))
-	mid := len(v) / 2
-	if len(v)%2 == 1 {
-		return v[mid]
-	}
-	return v[mid-1] + (v[mid]-v[mid-1])/2
-}
-
-func writeBenchTable(w io.Writer, r *benchReport) error {
-	what := fmt.Sprintf("random reads of %s", byteSize(r.Block))
-	if r.RW == "nop" {
-		what = "requests that do nothing"
-	}
-	if _, err := fmt.Fprintf(w, "%s, %d rounds of %v each, on %s, Linux %s\n\n", what, r.Rounds,
-		time.Duration(r.RuntimeMS*float64(time.Millisecond)), r.Host.KVM, r.Host.Kernel); err != nil {
-		return err
-	}
-	tw := tabwriter.NewWriter(w, 0, 0, 2, ' ', tabwriter.AlignRight)
-	fmt.Fprintln(tw, "DEPTH\tENGINE\tIOPS\tTO NATIVE\tSPREAD\tVM EXITS\tVMM SYSTEM CALLS\t")
-	for _, s := range r.Summary {
-		ratio, spread := "-", "-"
-		if s.Ratio > 0 {
-			ratio = fmt.Sprintf("%.3f", s.Ratio)
-			if s.Engine != engineNative {
-				spread = fmt.Sprintf("%.3f to %.3f", s.RatioMin, s.RatioMax)
-			}
-		}
-		fmt.Fprintf(tw, "%d\t%s\t%.0f\t%s\t%s\t%s\t%s\t\n", s.Depth, s.Engine, s.IOPS, ratio, spread, orDash(s.KVMExits), orDash(s.Syscalls))
-	}
-	if err := tw.Flush(); err != nil {
-		return err
-	}
-	for _, s := range r.Skipped {
-		if _, err := fmt.Fprintf(w, "\n%s is left out: %s\n", s.Engine, s.Why); err != nil {
-			return err
+	for _, depth := range o.depths.values {
+		if need := o.block * byteSize(depth*o.rings.value); need > maxBenchBuffer {
+			return usagef("--iodepth %d: with --bs %s and --rings %d the buffers would be %s; %s are the most", depth, o.block, o.rings.value, need, byteSize(maxBenchBuffer))
 		}
 	}
 	return nil
 }
 
-func orDash(n *uint64) string {
-	if n == nil {
-		return "-"
+// what says in words what is measured.
+func (o *benchOptions) what() string {
+	names := map[string]string{
+		rwRandRead: "random reads", rwRandWrite: "random writes", rwRead: "reads in order", rwWrite: "writes in order",
+		rwNop: "requests that do nothing", rwFsync: "flushes",
 	}
-	return strconv.FormatUint(*n, 10)
-}
-
-// writeJSON writes v to path, or to stdout if path is "-".
-func writeJSON(path string, stdout io.Writer, v any) error {
-	b, err := json.MarshalIndent(v, "", "  ")
-	if err != nil {
-		return err
-	}
-	b = append(b, '\n')
-	if path == "-" {
-		_, err = stdout.Write(b)
-		return err
-	}
-	return os.WriteFile(path, b, 0o666)
-}
-
-// words is a list of distinct words, separated by commas.
-type words struct{ values, of []string }
-
-func (w *words) String() string { return strings.Join(w.values, ",") }
-
-func (w *words) Set(s string) error {
-	fields := strings.Split(s, ",")
-	for i, f := range fields {
-		if !slices.Contains(w.of, f) {
-			return fmt.Errorf("must be %s, or several with commas between", alternatives(w.of))
-		}
-		if slices.Contains(fields[:i], f) {
-			return fmt.Errorf("%s is given twice", f)
+	s := names[o.rw.value]
+	if o.moves() {
+		s += fmt.Sprintf(" of %s", o.block)
+		if o.direct {
+			s += " with O_DIRECT"
 		}
 	}
-	w.values = fields
-	return nil
-}
-
-func (*words) Type() string { return "NAME,..." }
-
-// numbers is a list of distinct numbers from min to max, separated by commas.
-type numbers struct {
-	values   []int
-	min, max int
-}
-
-func (n *numbers) String() string {
-	var s []string
-	for _, v := range n.values {
-		s = append(s, strconv.Itoa(v))
+	if o.rings.value > 1 {
+		s += fmt.Sprintf(" on %d rings", o.rings.value)
 	}
-	return strings.Join(s, ",")
-}
-
-func (n *numbers) Set(s string) error {
-	var values []int
-	for _, f := range strings.Split(s, ",") {
-		v, err := parseCount(f, n.min, n.max)
-		if err != nil {
-			return fmt.Errorf("must be whole numbers from %d to %d, with commas between", n.min, n.max)
-		}
-		if slices.Contains(values, v) {
-			return fmt.Errorf("%d is given twice", v)
-		}
-		values = append(values, v)
+	if o.irq.value == "on" {
+		s += ", by interrupts"
+	} else {
+		s += ", by polling"
 	}
-	n.values = values
-	return nil
-}
-
-func (*numbers) Type() string { return "N,..." }
-
-// sizeWithoutUnit is a byteSize whose unit may be left out: bytes.
-type sizeWithoutUnit struct{ *byteSize }
-
-func (s *sizeWithoutUnit) Set(v string) error {
-	n, err := parseSize(v)
-	if err != nil {
-		return errors.New("a size is a number and a unit, such as 4k or 1M, or a number of bytes")
-	}
-	*s.byteSize = n
-	return nil
-}
-
-// String is called on a zero value too, by the flag package.
-func (s *sizeWithoutUnit) String() string {
-	if s.byteSize == nil {
-		return ""
-	}
-	return s.byteSize.String()
+	return s
 }

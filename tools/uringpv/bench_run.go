@@ -36,7 +36,7 @@ func (o *benchOptions) run(ctx context.Context, sizeGiven bool, stdout, stderr i
 		return err
 	}
 	d := defaultDisk()
-	d.Path, d.ID, d.ReadOnly = o.file, "bench", true
+	d.Path, d.ID = o.file, "bench"
 	if o.file == "" {
 		scratch, remove, err := scratchDisk(int64(o.size), images.Random)
 		if err != nil {
@@ -45,9 +45,13 @@ func (o *benchOptions) run(ctx context.Context, sizeGiven bool, stdout, stderr i
 		defer finally(&err, log, remove)
 		d.Path, d.Shown = scratch.Path, scratch.Shown
 	}
+	d.ReadOnly, d.Direct = !o.writes(), o.direct
 	r := &benchReport{
-		Host: host, RW: o.rw.value, Block: uint64(o.block), File: d.shown(),
-		RuntimeMS: millis(o.runtime.value), Rounds: o.rounds.value, Samples: []sample{},
+		what: o.what(), rounds: o.rounds.value, missing: map[string]missing{},
+		common: row{
+			RW: o.rw.value, Block: uint64(o.block), Rings: o.rings.value, IRQ: o.irq.value == "on", Direct: o.direct, File: d.shown(),
+			RuntimeMS: millis(o.runtime.value), KVM: host.KVM, Kernel: host.Kernel, CPUs: runtime.NumCPU(), Load: loadAverage(),
+		},
 	}
 	b := &bencher{options: o, disk: d, log: log}
 	engines, err := b.working(ctx, r)
@@ -57,16 +61,37 @@ func (o *benchOptions) run(ctx context.Context, sizeGiven bool, stdout, stderr i
 	if err := b.rounds(ctx, engines, r, progressTo(stderr)); err != nil {
 		return endedBy(ctx, err)
 	}
-	r.Summary = summarize(r.Samples, o.depths.values, engines)
+	r.summarize(o.depths.values, engines)
+	if err := o.show(r, stdout); err != nil {
+		return err
+	}
+	return r.failures()
+}
+
+// show writes the report in the forms that were asked for.
+func (o *benchOptions) show(r *benchReport, stdout io.Writer) error {
 	if o.json != "-" {
-		if err := writeBenchTable(stdout, r); err != nil {
+		if err := r.writeTable(stdout); err != nil {
 			return err
 		}
 	}
 	if o.json != "" {
-		return writeJSON(o.json, stdout, r)
+		if err := writeJSON(o.json, stdout, r.rows); err != nil {
+			return err
+		}
+	}
+	if o.plot != "" {
+		return r.writePlot(o.plot)
 	}
 	return nil
+}
+
+// loadAverage is the host's over a minute, 0 if it does not say.
+func loadAverage() float64 {
+	b, _ := os.ReadFile("/proc/loadavg")
+	first, _, _ := strings.Cut(string(b), " ")
+	v, _ := strconv.ParseFloat(first, 64)
+	return v
 }
 
 // bencher takes measurements.
@@ -74,6 +99,7 @@ type bencher struct {
 	options *benchOptions
 	disk    diskSpec
 	log     *slog.Logger
+	tscKHz  uint64 // as the native loop has found it, for guests whose monitor does not say
 }
 
 // warmUp is how long the trial of each engine runs.
@@ -85,17 +111,21 @@ func (b *bencher) working(ctx context.Context, r *benchReport) ([]string, error)
 	var engines []string
 	var last error
 	for _, e := range b.options.engines.values {
-		_, err := b.measure(ctx, e, b.options.depths.values[0], warmUp)
+		err := b.cannot(e)
+		if err == nil {
+			_, err = b.measure(ctx, e, b.options.depths.values[0], warmUp)
+		}
 		switch {
 		case err == nil:
 			engines = append(engines, e)
+			r.missing[e] = b.missing(e)
 			continue
-		case ctx.Err() != nil || e == engineNative || !hostLacks(err):
+		case ctx.Err() != nil || e == engineNative || !hostLacks(err) && !errors.Is(err, errNoVirtio):
 			return nil, err
 		}
 		last = err
 		b.log.Warn("engine is left out", "engine", e, "why", oneLine(err.Error()))
-		r.Skipped = append(r.Skipped, runSkip{e, oneLine(err.Error())})
+		r.skipped = append(r.skipped, runSkip{e, oneLine(err.Error())})
 	}
 	if len(engines) == 0 {
 		return nil, last
@@ -103,63 +133,148 @@ func (b *bencher) working(ctx context.Context, r *benchReport) ([]string, error)
 	return engines, nil
 }
 
+// cannot says why an engine cannot do what is asked for, whatever the host.
+func (b *bencher) cannot(engine string) error {
+	if engine == engineVirtio && b.options.rw.value == rwNop {
+		return fmt.Errorf("%w: it has no request that does nothing", errNoVirtio)
+	}
+	for _, depth := range b.options.depths.values {
+		if engine == engineVirtio && depth > maxVirtioDepth {
+			return fmt.Errorf("%w: its queue has room for %d requests, not %d", errNoVirtio, maxVirtioDepth, depth)
+		}
+	}
+	return nil
+}
+
+// missing says why fields of an engine's rows are null.
+func (b *bencher) missing(engine string) missing {
+	m := missing{}
+	if engine == engineNative {
+		for _, field := range []string{"kvm_exits_per_io", "vmm_syscalls_per_io", "irqs_per_io"} {
+			m[field] = "a process of the host has no virtual machine"
+		}
+	}
+	if engine == engineVirtio {
+		if err := b.canCountCalls(); err != nil {
+			m["vmm_syscalls_per_io"] = oneLine(err.Error())
+		}
+	}
+	if b.options.irq.value == "off" {
+		m["interrupts_lost"] = "the loop polls"
+	} else if engine == engineNative {
+		m["interrupts_lost"] = "an eventfd, not an interrupt, ends its sleep"
+	}
+	return m
+}
+
 // rounds lets the engines take turns.
 func (b *bencher) rounds(ctx context.Context, engines []string, r *benchReport, progress func(string)) error {
 	defer progress("")
+	begun := time.Now()
+	done, all := 0, b.options.rounds.value*len(b.options.depths.values)*len(engines)
 	for round := 1; round <= b.options.rounds.value; round++ {
 		for _, depth := range b.options.depths.values {
 			for i := range engines {
 				// Each round begins with another engine, so that none of them
 				// always runs after the same one.
 				e := engines[(i+round)%len(engines)]
-				progress(fmt.Sprintf("round %d of %d, depth %d, %s", round, b.options.rounds.value, depth, e))
+				left := ""
+				if done > 0 {
+					left = fmt.Sprintf(", %v left", (time.Since(begun) / time.Duration(done) * time.Duration(all-done)).Round(time.Second))
+				}
+				progress(fmt.Sprintf("round %d of %d, depth %d, %s%s", round, b.options.rounds.value, depth, e, left))
 				s, err := b.measure(ctx, e, depth, b.options.runtime.value)
 				if err != nil {
 					return fmt.Errorf("%s at depth %d: %w", e, depth, err)
 				}
 				s.Round = round
-				r.Samples = append(r.Samples, s)
+				r.samples = append(r.samples, s)
+				done++
 			}
 		}
 	}
 	return nil
 }
 
-// measure runs one engine once.
-func (b *bencher) measure(ctx context.Context, engine string, depth int, length time.Duration) (sample, error) {
-	values := map[string]uint64{}
-	take := func(l bare.Line) {
+// stretch is what one run of the loop has said, and what its threads have used.
+type stretch struct {
+	values map[string]uint64
+	text   []string
+	cpu    cpuUse
+}
+
+// listen is for each line that the loop writes. snapshot reads the processors' use;
+// it is called when the stretch begins and when it ends.
+func (s *stretch) listen(snapshot func() (cpuTimes, error), fail func(error)) func(bare.Line) {
+	s.values = map[string]uint64{}
+	var before cpuTimes
+	return func(l bare.Line) {
+		if l.Kind == bare.Text {
+			s.text = append(s.text[:min(len(s.text), keptLines)], l.Detail)
+		}
 		if l.Kind != bare.Value {
 			return
 		}
-		if n, err := strconv.ParseUint(l.Detail, 10, 64); err == nil {
-			values[l.Name] = n
+		switch l.Name {
+		case "begin", "end":
+			now, err := snapshot()
+			if err != nil {
+				fail(fmt.Errorf("processor times: %w", err))
+			}
+			if l.Name == "end" {
+				s.cpu = now.use(before)
+			}
+			before = now
+		default:
+			if n, err := strconv.ParseUint(l.Detail, 10, 64); err == nil {
+				s.values[l.Name] = n
+			}
 		}
 	}
+}
+
+// count is the value of that name, nil if there is none.
+func (s *stretch) count(name string) *uint64 {
+	if n, ok := s.values[name]; ok {
+		return &n
+	}
+	return nil
+}
+
+// measure runs one engine once.
+func (b *bencher) measure(ctx context.Context, engine string, depth int, length time.Duration) (sample, error) {
 	// An engine that loses a request waits for ever.
 	limit := 2*length + 30*time.Second
 	ctx, cancel := context.WithTimeoutCause(ctx, limit, fmt.Errorf("a measurement of %v has not ended after %v", length, limit))
 	defer cancel()
-	args := fmt.Sprintf("depth=%d bs=%d ms=%d rw=%s", depth, b.options.block, max(1, length.Milliseconds()), b.options.rw.value)
+	o := b.options
+	args := fmt.Sprintf("depth=%d bs=%d ms=%d rw=%s rings=%d irq=%s", depth, o.block, max(1, length.Milliseconds()), o.rw.value, o.rings.value, o.irq.value)
+	var st stretch
 	var err error
-	if engine == engineNative {
-		err = b.native(ctx, args, take)
-	} else {
-		err = b.guest(ctx, engine, depth, args, take)
+	s := sample{Engine: engine, Depth: depth}
+	switch engine {
+	case engineNative:
+		err = b.native(ctx, args, &st)
+	case engineVirtio:
+		err = b.virtio(ctx, depth, args, length, &st)
+	default:
+		err = b.guest(ctx, engine, depth, args, &st)
 	}
 	if err != nil {
 		return sample{}, err
 	}
-	ios, ns := values["ios"], values["ns"]
-	if ios == 0 || ns == 0 {
-		return sample{}, fmt.Errorf("no measurement: %d I/Os in %d ns", ios, ns)
+	ns := st.values["ns"]
+	s.IOs, s.Seconds, s.Errors, s.Batches, s.CPU = st.values["ios"], float64(ns)/1e9, st.values["errors"], st.values["batches"], st.cpu
+	if s.IOs == 0 || ns == 0 {
+		return sample{}, fmt.Errorf("no measurement: %d I/Os in %d ns", s.IOs, ns)
 	}
-	s := sample{Engine: engine, Depth: depth, IOs: ios, IOPS: float64(ios) / (float64(ns) / 1e9)}
-	if n, ok := values["kvm_exits"]; ok {
-		s.KVMExits = &n
+	if s.Errors > 0 {
+		s.Why = strings.Join(st.text, "; ")
 	}
-	if n, ok := values["vmm_syscalls"]; ok {
-		s.VMMSyscalls = &n
+	us := func(name string) float64 { return float64(st.values[name]) / 1000 }
+	s.Latency = latency{P50: us("lat_p50"), P99: us("lat_p99"), P999: us("lat_p999")}
+	if engine != engineNative {
+		s.KVMExits, s.VMMSyscalls, s.IRQs, s.Lost = st.count("kvm_exits"), st.count("vmm_syscalls"), st.count("irqs"), st.count("lost")
 	}
 	return s, nil
 }
@@ -167,14 +282,26 @@ func (b *bencher) measure(ctx context.Context, engine string, depth int, length 
 // benchMemory is the RAM of a benchmark's guest, without its buffers, in bytes.
 const benchMemory = 64 << 20
 
+// memory is the RAM for a depth, in bytes, a multiple of 2 MiB.
+func (b *bencher) memory(depth int) byteSize {
+	buffers := byteSize(depth*b.options.rings.value) * b.options.block
+	return benchMemory + (buffers+(2<<20)-1)&^((2<<20)-1)
+}
+
 // guest measures a guest on a backend.
-func (b *bencher) guest(ctx context.Context, backend string, depth int, args string, take func(bare.Line)) error {
+func (b *bencher) guest(ctx context.Context, backend string, depth int, args string, st *stretch) error {
 	d := b.disk
-	d.Rings, d.Entries = 1, 1<<bits.Len(uint(max(depth-1, 0)))
-	buffers := byteSize(depth) * b.options.block
+	d.Rings, d.Entries = b.options.rings.value, 1<<bits.Len(uint(max(depth-1, 0)))
+	ctx, cancel := context.WithCancelCause(ctx)
+	defer cancel(nil)
+	line := st.listen(func() (cpuTimes, error) {
+		// Lines come on the vCPU's own thread.
+		tid := unix.Gettid()
+		return readCPU(os.Getpid(), func(t int, _ string) bool { return t == tid })
+	}, cancel)
 	m := machine{
-		memory: benchMemory + (buffers+(2<<20)-1)&^((2<<20)-1), cpus: 1, disk: d, backend: vmm.Choice(backend),
-		cmdline: "guest=bench device=0 " + args, log: b.log, begin: func(vmm.Chosen) {}, line: take,
+		memory: b.memory(depth), cpus: 1, disk: d, backend: vmm.Choice(backend),
+		cmdline: "guest=bench device=0 " + args, log: b.log, begin: func(vmm.Chosen) {}, line: line,
 	}
 	out, err := m.run(ctx)
 	if err == nil && out.exit.Code != 0 {
@@ -183,46 +310,81 @@ func (b *bencher) guest(ctx context.Context, backend string, depth int, args str
 	return err
 }
 
+// child is another program that runs the loop.
+type child struct {
+	cmd  *exec.Cmd
+	name string
+	// console is what the loop writes; its lines go to line, as they come.
+	console *os.File
+	line    func(bare.Line)
+	said    bytes.Buffer // to stderr
+}
+
+// run starts the program and waits until it has ended. begun is called when it has
+// started.
+func (c *child) run(ctx context.Context, writeEnd *os.File, begun func(pid int)) error {
+	c.cmd.SysProcAttr = &syscall.SysProcAttr{
+		Setpgid:   true,            // a terminal's signals reach it by way of us
+		Pdeathsig: syscall.SIGKILL, // and if we are killed, so is it
+	}
+	c.cmd.Stderr = &c.said
+	// Pdeathsig is about the thread that forks, not the process: it must live on.
+	runtime.LockOSThread()
+	defer runtime.UnlockOSThread()
+	err := c.cmd.Start()
+	_ = writeEnd.Close()
+	if err != nil {
+		return fmt.Errorf("%s: %w", c.name, err)
+	}
+	begun(c.cmd.Process.Pid)
+	lines := &lineWriter{line: func(s string) { c.line(bare.ParseLine(s)) }}
+	_, copyErr := io.Copy(lines, c.console)
+	lines.flush()
+	err = c.cmd.Wait()
+	if ctx.Err() != nil {
+		return context.Cause(ctx)
+	}
+	return errors.Join(err, copyErr)
+}
+
 // native measures the guest's loop as a process of the host.
-func (b *bencher) native(ctx context.Context, args string, take func(bare.Line)) error {
+func (b *bencher) native(ctx context.Context, args string, st *stretch) error {
 	program, err := memoryFile("uringpv-native", bare.Native())
 	if err != nil {
 		return err
 	}
 	defer program.Close()
-	file, err := os.Open(b.disk.Path)
+	flags := os.O_RDONLY
+	if b.options.writes() {
+		flags = os.O_RDWR
+	}
+	file, err := os.OpenFile(b.disk.Path, flags, 0)
 	if err != nil {
 		return err
 	}
 	defer file.Close()
-	// The child's descriptors 3 and 4.
-	cmd := exec.CommandContext(ctx, "/proc/self/fd/4", append([]string{"file=/proc/self/fd/3"}, strings.Fields(args)...)...)
-	cmd.Args[0] = "uringpv-native"
-	cmd.ExtraFiles = []*os.File{file, program}
-	cmd.SysProcAttr = &syscall.SysProcAttr{
-		Setpgid:   true,            // a terminal's signals reach it by way of us
-		Pdeathsig: syscall.SIGKILL, // and if we are killed, so is it
-	}
-	// Pdeathsig is about the thread that forks, not the process: it must live on.
-	runtime.LockOSThread()
-	defer runtime.UnlockOSThread()
-	var said, wrong bytes.Buffer
-	cmd.Stdout, cmd.Stderr = &said, &wrong
-	err = cmd.Run()
-	console := &lineWriter{line: func(s string) {
-		l := bare.ParseLine(s)
-		if l.Kind == bare.Text {
-			fmt.Fprintln(&wrong, s)
-		}
-		take(l)
-	}}
-	_, _ = console.Write(said.Bytes())
-	console.flush()
-	if ctx.Err() != nil {
-		return context.Cause(ctx)
-	}
+	read, write, err := os.Pipe()
 	if err != nil {
-		return fmt.Errorf("the native loop: %w: %s", err, oneLine(wrong.String()))
+		return err
+	}
+	defer read.Close()
+	ctx, cancel := context.WithCancelCause(ctx)
+	defer cancel(nil)
+	// The child's descriptors 3 and 4.
+	words := append([]string{"file=/proc/self/fd/3"}, strings.Fields(args)...)
+	if b.disk.Direct {
+		words = append(words, "direct=on")
+	}
+	c := &child{cmd: exec.CommandContext(ctx, "/proc/self/fd/4", words...), name: "the native loop", console: read}
+	c.cmd.Args[0] = "uringpv-native"
+	c.cmd.ExtraFiles = []*os.File{file, program}
+	c.cmd.Stdout = write
+	pid := 0
+	c.line = st.listen(func() (cpuTimes, error) {
+		return readCPU(pid, func(tid int, _ string) bool { return tid == pid })
+	}, cancel)
+	if err := c.run(ctx, write, func(p int) { pid = p }); err != nil {
+		return fmt.Errorf("%s: %w: %s", c.name, err, oneLine(c.said.String()))
 	}
 	return nil
 }

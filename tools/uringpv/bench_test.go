@@ -16,23 +16,71 @@ func ptr[T any](v T) *T { return &v }
 
 func TestRatiosAreTakenWithinARound(t *testing.T) {
 	// The host is three times as slow in the second round; the guest keeps pace.
-	samples := []sample{
-		{Round: 1, Engine: "native", Depth: 1, IOPS: 900},
-		{Round: 1, Engine: "relay", Depth: 1, IOPS: 810, KVMExits: ptr(uint64(4)), VMMSyscalls: ptr(uint64(0))},
-		{Round: 2, Engine: "native", Depth: 1, IOPS: 300},
-		{Round: 2, Engine: "relay", Depth: 1, IOPS: 300, KVMExits: ptr(uint64(6)), VMMSyscalls: ptr(uint64(0))},
-		{Round: 3, Engine: "native", Depth: 1, IOPS: 1000},
-		{Round: 3, Engine: "relay", Depth: 1, IOPS: 950, KVMExits: ptr(uint64(5)), VMMSyscalls: ptr(uint64(0))},
-		{Round: 1, Engine: "relay", Depth: 32, IOPS: 5000, KVMExits: ptr(uint64(1)), VMMSyscalls: ptr(uint64(0))},
+	zero := ptr(uint64(0))
+	measured := func(round int, engine string, depth int, ios uint64) sample {
+		s := sample{Round: round, Engine: engine, Depth: depth, IOs: ios, Seconds: 2, Batches: ios / 2, Latency: latency{P50: float64(round)}}
+		if engine != engineNative {
+			s.KVMExits, s.VMMSyscalls, s.IRQs = ptr(uint64(round)), zero, zero
+		}
+		return s
 	}
-	got := summarize(samples, []int{1, 32}, []string{"native", "relay"})
-	want := []summary{
-		{Engine: "native", Depth: 1, IOPS: 900, Ratio: 1, RatioMin: 1, RatioMax: 1},
-		{Engine: "relay", Depth: 1, IOPS: 810, KVMExits: ptr(uint64(5)), Syscalls: ptr(uint64(0)), Ratio: 0.95, RatioMin: 0.9, RatioMax: 1},
-		{Engine: "relay", Depth: 32, IOPS: 5000, KVMExits: ptr(uint64(1)), Syscalls: ptr(uint64(0))},
+	r := &benchReport{
+		common: row{RW: rwRandRead, Block: 1 << 20, KVM: "kvm-amd"},
+		samples: []sample{
+			measured(1, "native", 1, 1800), measured(1, "relay", 1, 1620),
+			measured(2, "native", 1, 600), measured(2, "relay", 1, 600),
+			measured(3, "native", 1, 2000), measured(3, "relay", 1, 1900),
+			measured(1, "relay", 32, 10000),
+		},
+		missing: map[string]missing{"native": {"irqs_per_io": "none"}},
 	}
-	if diff := cmp.Diff(want, got); diff != "" {
-		t.Errorf("summary (-want +got):\n%s", diff)
+	r.summarize([]int{1, 32}, []string{"native", "relay", "isolated"})
+	want := []row{
+		{
+			Engine: "native", Depth: 1, IOPS: 900, MiBs: 900, Latency: latency{P50: 2}, Ratio: ptr(1.0), RatioMin: ptr(1.0), RatioMax: ptr(1.0),
+			IOs: 4400, Batches: 0.5, IOPSByRound: []float64{900, 300, 1000}, Missing: missing{"irqs_per_io": "none"},
+		},
+		{
+			Engine: "relay", Depth: 1, IOPS: 810, MiBs: 810, Latency: latency{P50: 2}, Ratio: ptr(0.95), RatioMin: ptr(0.9), RatioMax: ptr(1.0),
+			KVMExits: ptr(6.0 / 4120), VMMSyscalls: ptr(0.0), IRQs: ptr(0.0), IOs: 4120, Batches: 0.5, IOPSByRound: []float64{810, 300, 950},
+		},
+		{
+			Engine: "relay", Depth: 32, IOPS: 5000, MiBs: 5000, Latency: latency{P50: 1},
+			KVMExits: ptr(1.0 / 10000), VMMSyscalls: ptr(0.0), IRQs: ptr(0.0), IOs: 10000, Batches: 0.5, IOPSByRound: []float64{5000},
+		},
+	}
+	for i := range want {
+		want[i].RW, want[i].Block, want[i].KVM = rwRandRead, 1<<20, "kvm-amd"
+	}
+	if diff := cmp.Diff(want, r.rows); diff != "" {
+		t.Errorf("rows (-want +got):\n%s", diff)
+	}
+}
+
+func TestLostInterruptsAndFailuresAreSaid(t *testing.T) {
+	r := &benchReport{
+		common: row{RW: rwFsync, Block: 4096},
+		samples: []sample{
+			{Round: 1, Engine: "isolated", Depth: 1, IOs: 10, Seconds: 1, Lost: ptr(uint64(1)), Errors: 3, Why: "the first error is -5"},
+			{Round: 2, Engine: "isolated", Depth: 1, IOs: 10, Seconds: 1, Lost: ptr(uint64(2))},
+		},
+	}
+	r.summarize([]int{1}, []string{"isolated"})
+	if len(r.rows) != 1 || *r.rows[0].Lost != 3 || r.rows[0].Errors != 3 || r.rows[0].MiBs != 0 || r.rows[0].Ratio != nil {
+		t.Fatalf("%+v", r.rows)
+	}
+	if *r.samples[0].Lost != 1 {
+		t.Error("a measurement was changed")
+	}
+	var b bytes.Buffer
+	if err := r.writeTable(&b); err != nil {
+		t.Fatal(err)
+	}
+	if !strings.Contains(b.String(), "3 completions raised no interrupt") {
+		t.Errorf("the table does not say so:\n%s", &b)
+	}
+	if err := r.failures(); err == nil || !strings.Contains(err.Error(), "isolated at depth 1: 3 of 10 requests failed (the first error is -5)") {
+		t.Errorf("failures: %v", err)
 	}
 }
 
@@ -61,22 +109,29 @@ func TestMedianLiesInTheMiddle(t *testing.T) {
 
 func TestBenchTable(t *testing.T) {
 	r := &benchReport{
-		Host: hostReport{KVM: "kvm-amd", Kernel: "6.12.0"}, RW: "randread", Block: 4096, RuntimeMS: 1000, Rounds: 3,
-		Summary: []summary{
-			{Engine: "native", Depth: 1, IOPS: 800000.4, Ratio: 1, RatioMin: 1, RatioMax: 1},
-			{Engine: "relay", Depth: 1, IOPS: 400000, KVMExits: ptr(uint64(12)), Syscalls: ptr(uint64(0)), Ratio: 0.5, RatioMin: 0.45, RatioMax: 0.55},
+		what: "random reads of 4K, by polling", rounds: 3,
+		common: row{KVM: "kvm-amd", Kernel: "6.12.0", RuntimeMS: 1000, CPUs: 2, Load: 0.5},
+		rows: []row{
+			{
+				Engine: "native", Depth: 1, IOPS: 800000.4, MiBs: 3125, Latency: latency{1.25, 2.5, 12.34},
+				Ratio: ptr(1.0), RatioMin: ptr(1.0), RatioMax: ptr(1.0), CPU: cpuUse{1, 0, 0.98},
+			},
+			{
+				Engine: "relay", Depth: 1, IOPS: 400000, Latency: latency{2.5, 5, 1234.5}, KVMExits: ptr(0.00001), VMMSyscalls: ptr(0.0), IRQs: ptr(1.25),
+				Ratio: ptr(0.5), RatioMin: ptr(0.45), RatioMax: ptr(0.55), CPU: cpuUse{1, 1, 0},
+			},
 		},
-		Skipped: []runSkip{{"passthrough", "no lockable memory"}},
+		skipped: []runSkip{{"passthrough", "no lockable memory"}},
 	}
 	var b bytes.Buffer
-	if err := writeBenchTable(&b, r); err != nil {
+	if err := r.writeTable(&b); err != nil {
 		t.Fatal(err)
 	}
-	const want = `random reads of 4K, 3 rounds of 1s each, on kvm-amd, Linux 6.12.0
+	const want = `random reads of 4K, by polling; 3 rounds of 1s each; kvm-amd, Linux 6.12.0, 2 CPUs, load 0.50
 
-  DEPTH  ENGINE    IOPS  TO NATIVE          SPREAD  VM EXITS  VMM SYSTEM CALLS
-      1  native  800000      1.000               -         -                 -
-      1   relay  400000      0.500  0.450 to 0.550        12                 0
+  DEPTH  ENGINE    IOPS  MiB/s  TO NATIVE          SPREAD  P50 µs   P99  P99.9  EXITS/IO  SYSCALLS/IO  IRQS/IO  vCPU   VMM  KERNEL
+      1  native  800000   3125      1.000               -    1.25  2.50   12.3         -            -        -  1.00  0.00    0.98
+      1   relay  400000      -      0.500  0.450 to 0.550    2.50  5.00   1234     1e-05            0    1.250  1.00  1.00    0.00
 
 passthrough is left out: no lockable memory
 `
@@ -86,7 +141,7 @@ passthrough is left out: no lockable memory
 }
 
 func TestListsOfWordsAndNumbers(t *testing.T) {
-	for in, says := range map[string]string{"native": "", "relay,native": "", "": "must be", "relay,": "must be", "relay,relay": "twice", "virtio": "must be native, passthrough or relay"} {
+	for in, says := range map[string]string{"native": "", "relay,native": "", "": "must be", "relay,": "must be", "relay,relay": "twice", "virtio": "must be native, passthrough, isolated, relay or virtio-blk"} {
 		w := newBenchOptions().engines
 		if err := w.Set(in); (err == nil) != (says == "") || err != nil && !strings.Contains(err.Error(), says) {
 			t.Errorf("words %q: %v, want %q", in, err, says)
