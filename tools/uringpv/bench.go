@@ -74,6 +74,10 @@ func newBenchOptions() *benchOptions {
 // writes says whether the I/O changes the disk.
 func (o *benchOptions) writes() bool { return o.rw.value == rwRandWrite || o.rw.value == rwWrite }
 
+// readOnly says whether the disk is opened for reading only. Not for flushes: of
+// such a disk some monitors ignore them.
+func (o *benchOptions) readOnly() bool { return !o.writes() && o.rw.value != rwFsync }
+
 // moves says whether the I/O has data.
 func (o *benchOptions) moves() bool { return o.rw.value != rwNop && o.rw.value != rwFsync }
 

@@ -45,7 +45,7 @@ func (o *benchOptions) run(ctx context.Context, sizeGiven bool, stdout, stderr i
 		defer finally(&err, log, remove)
 		d.Path, d.Shown = scratch.Path, scratch.Shown
 	}
-	d.ReadOnly, d.Direct = !o.writes(), o.direct
+	d.ReadOnly, d.Direct = o.readOnly(), o.direct
 	r := &benchReport{
 		what: o.what(), rounds: o.rounds.value, missing: map[string]missing{},
 		common: row{
@@ -355,7 +355,7 @@ func (b *bencher) native(ctx context.Context, args string, st *stretch) error {
 	}
 	defer program.Close()
 	flags := os.O_RDONLY
-	if b.options.writes() {
+	if !b.options.readOnly() {
 		flags = os.O_RDWR
 	}
 	file, err := os.OpenFile(b.disk.Path, flags, 0)

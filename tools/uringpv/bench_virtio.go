@@ -91,7 +91,7 @@ func (b *bencher) qemu(ctx context.Context, depth int, args string, count bool, 
 	}
 	defer guest.Close()
 	flags := os.O_RDONLY
-	if b.options.writes() {
+	if !b.options.readOnly() {
 		flags = os.O_RDWR
 	}
 	disk, err := os.OpenFile(b.disk.Path, flags, 0)
@@ -190,7 +190,7 @@ func (b *bencher) qemuArguments(depth int, args string, block bool) []string {
 		"-device", "isa-debug-exit,iobase=0xf4,iosize=4",
 		"-chardev", "stdio,id=qmp,signal=off", "-mon", "chardev=qmp,mode=control",
 		"-object", fmt.Sprintf("iothread,id=io,poll-max-ns=%d", virtioPoll.Nanoseconds()),
-		"-blockdev", fmt.Sprintf("driver=%s,node-name=disk,filename=/proc/self/fd/3,aio=io_uring,cache.direct=%s,read-only=%s", driver, onOff[o.direct], onOff[!o.writes()]),
+		"-blockdev", fmt.Sprintf("driver=%s,node-name=disk,filename=/proc/self/fd/3,aio=io_uring,cache.direct=%s,read-only=%s", driver, onOff[o.direct], onOff[o.readOnly()]),
 		"-global", "virtio-mmio.force-legacy=off",
 		"-device", fmt.Sprintf("virtio-blk-device,drive=disk,iothread=io,queue-size=%d,num-queues=%d", virtioQueue, o.rings.value),
 	}
