@@ -9,6 +9,15 @@ TESTARGS ?=
 RUNARGS  ?=
 BENCHARGS ?=
 
+# Of bench-go and bench-compare: packages, which benchmarks, how often and how long.
+# The commits of bench-compare.
+GOBENCH_PACKAGES ?= ./internal/shm ./memmap ./hostring ./device/uringpv/relay ./vmm/bus
+GOBENCH   ?= Load64|CopyOutPage|FromUser|View|Ring$$|GuestRings|Translate|Take|Nop$$|Dispatch
+BENCHTIME ?= 200ms
+COUNT     ?= 6
+OLD       ?= HEAD~1
+NEW       ?= HEAD
+
 NESTEDARGS ?=
 
 BIN     := bin/uringpv
@@ -20,7 +29,7 @@ VERSION := $(shell git describe --tags --always --dirty 2>/dev/null || echo unkn
 LDFLAGS := -X main.version=$(VERSION)
 
 .DEFAULT_GOAL := build
-.PHONY: help build run nested linux test test-nested test-nested-full test-race check-generated fuzz lint fmt bench features generate clean
+.PHONY: help build run nested linux test test-nested test-nested-full test-race check-generated fuzz lint fmt bench bench-go bench-compare features generate clean
 
 help: ## list the targets
 	@awk 'BEGIN { FS = ":.*## " } /^[a-z-]+:.*## / { printf "  make %-16s %s\n", $$1, $$2 }' $(MAKEFILE_LIST)
@@ -96,8 +105,31 @@ lint: check-fmt ## gofmt, go vet and staticcheck; golangci-lint too where it is 
 fmt: ## gofmt every Go file
 	gofmt -l -w .
 
-bench: build ## guest against host, 4 KiB random reads, depths 1 and 32
+# QEMU comes from the PATH, from the variable QEMU, or, as the nested machine's,
+# from Debian's packages.
+bench: build ## guest against host and against QEMU, 4 KiB random reads, depths 1, 32 and 128
+ifneq ($(QEMU)$(shell command -v qemu-system-x86_64),)
 	./$(BIN) bench $(BENCHARGS)
+else
+	@$(MAKE) --no-print-directory nested
+	QEMU="$$($(NESTED) qemu)" ./$(BIN) bench $(BENCHARGS)
+endif
+
+bench-go: ## Go benchmarks of the pieces: shared words, translation, rings, the relay per SQE
+	$(GO) test -p 1 -run '^$$' -bench '$(GOBENCH)' -benchmem -benchtime $(BENCHTIME) $(GOBENCH_PACKAGES)
+
+# The commits take turns, so that what else the machine does hits both.
+bench-compare: ## the same of two commits, OLD and NEW, by benchstat
+	@set -e; dir=$$(mktemp -d); \
+	trap 'for side in old new; do git worktree remove --force "$$dir/$$side" 2>/dev/null || true; done; rm -rf "$$dir"' EXIT; \
+	git worktree add --quiet --detach "$$dir/old" '$(OLD)'; git worktree add --quiet --detach "$$dir/new" '$(NEW)'; \
+	for side in old new; do for p in $(GOBENCH_PACKAGES); do \
+		(cd "$$dir/$$side" && $(GO) test -c -o "$$dir/$$side-$$(echo $$p | tr -c 'a-z\n' -).test" $$p); done; done; \
+	for i in $$(seq $(COUNT)); do for side in old new; do for p in $(GOBENCH_PACKAGES); do \
+		echo "pkg: $$p" >> "$$dir/$$side.txt"; \
+		(cd "$$dir/$$side/$$p" && "$$dir/$$side-$$(echo $$p | tr -c 'a-z\n' -).test" -test.run '^$$' -test.bench '$(GOBENCH)' \
+			-test.benchmem -test.benchtime $(BENCHTIME)) >> "$$dir/$$side.txt"; done; done; done; \
+	$(GO) tool benchstat old="$$dir/old.txt" new="$$dir/new.txt"
 
 # Where a host cannot try a case, another one's report may be added by FEATURES.
 features: build ## run the conformance guest and write docs/protocol.md's table of features
