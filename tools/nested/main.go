@@ -8,6 +8,7 @@ import (
 	"fmt"
 	"os"
 	"os/signal"
+	"strings"
 	"syscall"
 	"time"
 
@@ -66,7 +67,7 @@ Exit status: the program's own; 128 and the signal's number if a signal ended it
 		SilenceErrors: true,
 		SilenceUsage:  true,
 	}
-	root.AddCommand(newPrepareCommand(), newRunCommand(code), newTestCommand())
+	root.AddCommand(newPrepareCommand(), newRunCommand(code), newTestCommand(), newQEMUCommand())
 	return root
 }
 
@@ -94,6 +95,26 @@ func newPrepareCommand() *cobra.Command {
 	f.StringVar(&cache, "cache", "", "directory of downloads (default uringpv in the user's cache directory)")
 	f.StringVar(&mirror, "mirror", "", "URI of Debian's archive (default: the one that apt uses)")
 	return cmd
+}
+
+func newQEMUCommand() *cobra.Command {
+	return &cobra.Command{
+		Use:   "qemu",
+		Short: "Print the command of the machine's QEMU, in words with blanks between",
+		Args:  cobra.NoArgs,
+		RunE: func(cmd *cobra.Command, _ []string) error {
+			c, err := images.OpenCache(images.CacheOptions{Report: cmd.ErrOrStderr()})
+			if err != nil {
+				return err
+			}
+			command, _, err := findQEMU(cmd.Context(), c)
+			if err != nil {
+				return &machineError{exitMachine, err}
+			}
+			fmt.Fprintln(cmd.OutOrStdout(), strings.Join(command, " "))
+			return nil
+		},
+	}
 }
 
 func newRunCommand(code *int) *cobra.Command {
