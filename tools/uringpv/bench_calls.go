@@ -28,12 +28,13 @@ var callID = sync.OnceValues(func() (uint64, error) {
 	return strconv.ParseUint(strings.TrimSpace(string(b)), 10, 64)
 })
 
-// tracepointID says why system calls of another process cannot be counted, nil if
+// canCountCalls says why system calls of another process cannot be counted, nil if
 // they can.
-func tracepointID() error {
-	_, err := callID()
+var canCountCalls = sync.OnceValue(func() error {
+	c, err := countCalls(os.Getpid())
+	c.close()
 	return err
-}
+})
 
 // readTracing reads a file of tracefs through a mount of its own, which no
 // directory shows.

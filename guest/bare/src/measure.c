@@ -10,8 +10,8 @@
 
 #define STALL_MS 30000u
 
-/* Around the stretch, for whoever counts from outside: between the line and the
- * first request, and between the last completion and the line. */
+/* For whoever counts from outside: so long nothing happens after the line that
+ * announces the stretch, and after the line that ends it. */
 #define SETTLE_MS 15
 
 void measure_arguments(struct loop *l)
@@ -87,8 +87,8 @@ void measure(struct loop *l, void (*run)(struct loop *l))
 	before = counters();
 	run_once(l, run);
 	after = counters();
-	spin_ms(SETTLE_MS);
 	report_value("end", 1);
+	spin_ms(SETTLE_MS);
 
 	report_value("ios", l->done);
 	report_value("ns", ns(l->cycles));
