@@ -13,6 +13,7 @@ import (
 	"runtime"
 	"slices"
 	"strings"
+	"sync/atomic"
 	"testing"
 	"time"
 
@@ -219,17 +220,12 @@ func TestPlotIsReadableByItself(t *testing.T) {
 }
 
 func TestProcessorTimesAreOfThreads(t *testing.T) {
-	done := make(chan struct{})
+	var done atomic.Bool
 	tid := make(chan int)
 	go func() {
 		runtime.LockOSThread()
 		tid <- unix.Gettid()
-		for {
-			select {
-			case <-done:
-				return
-			default:
-			}
+		for !done.Load() {
 		}
 	}()
 	spinner := <-tid
@@ -247,7 +243,7 @@ func TestProcessorTimesAreOfThreads(t *testing.T) {
 		}
 	}
 	use := read().use(before)
-	close(done)
+	done.Store(true)
 	if use.VCPU <= 0 || use.VCPU > 1.1 || use.Kernel != 0 {
 		t.Errorf("%+v", use)
 	}
