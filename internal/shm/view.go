@@ -83,14 +83,14 @@ func (v View) Load64(dst *[8]uint64, off uint64) bool {
 	return true
 }
 
-// Store128 writes two words, one CQE, at off, a multiple of eight. It says
+// Store128 writes two words, one CQE, at off, a multiple of eight, for a reader
+// that looks when an atomic store or swap behind it has published them. It says
 // false if they are not inside v.
 func (v View) Store128(off, lo, hi uint64) bool {
 	if off%8 != 0 || !v.inside(off, 16) {
 		return false
 	}
-	v.word64(off).Store(lo)
-	v.word64(off + 8).Store(hi)
+	v.plain128(off, lo, hi)
 	return true
 }
 
