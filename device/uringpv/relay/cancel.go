@@ -170,6 +170,26 @@ func (r *Ring) goOn(i uint32, x ref, res int32) (int32, bool) {
 	return res, false
 }
 
+// goAhead puts on the host's ring what the relay has to ask for by itself, as far as
+// there is room.
+func (r *Ring) goAhead() {
+	if len(r.stalled) > 0 {
+		r.resume()
+	}
+	for len(r.over) > 0 {
+		if r.slots.find(r.over[0]) != nil {
+			sqe, ok := r.host.SQE()
+			if !ok {
+				return
+			}
+			*sqe = hostring.SQE{Opcode: hostring.OpAsyncCancel, Addr: uint64(r.over[0]), UserData: uint64(nobody)}
+			r.fresh = true
+		}
+		r.over = r.over[1:]
+	}
+	r.over = nil
+}
+
 // resume goes on with what found the host's ring full.
 func (r *Ring) resume() {
 	stalled := r.stalled

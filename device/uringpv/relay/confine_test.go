@@ -41,7 +41,8 @@ func memoryRing(t testing.TB) (*Ring, *memmap.Memory) {
 		file{host: 4, present: true, socket: true, unconnected: true, peer: peer},
 		file{host: 5, present: true, readOnly: true},
 		file{host: 6})
-	r.hosts = make([]hostFile, 2*len(r.files))
+	r.layHosts(2 * len(r.files))
+	r.multishot = true
 	for i := range r.files {
 		r.hosts[i].bound = true
 	}
@@ -156,7 +157,7 @@ func confined(t interface {
 		} else if s.Off != s.Addr {
 			t.Fatalf("a length without a name: %+v", *s)
 		}
-		if s.SpliceFDIn < 1 || int(s.SpliceFDIn) > len(r.hosts) {
+		if multi := s.IOPrio&acceptMultishot != 0; multi != (s.SpliceFDIn == -1) || !multi && (s.SpliceFDIn < 1 || int(s.SpliceFDIn) > int(r.pool)) {
 			t.Fatalf("ACCEPT into no entry of the ring: %+v", *s)
 		}
 	case hostring.OpFallocate:

@@ -114,10 +114,21 @@ type hostFile struct {
 	refs   uint32 // requests in flight that name it
 	bound  bool   // an entry of the guest's table means it
 	filled bool   // there may be a file in it
+	late   uint32 // CLOSEs of earlier files in it, whose CQEs are still to come
 }
 
-// The host ring's table has an entry for each of the guest's, as many again for
-// files that the guest has replaced while requests name them, and the sentinel's.
+// The host ring's table has these entries, for a guest's table of n:
+//
+//	0 to 2n-1   the guest's, and as many for files that were replaced while requests
+//	            name them
+//	pool        for the sockets of multishot ACCEPTs; the kernel chooses one. 2n, or
+//	            none if the guest may not accept
+//	void        always empty: what entries of the guest's mean whose socket was in
+//	            the pool and was closed
+//	the last    the sentinel's
+//
+// Only the kernel puts something into the pool, and only sockets: a guest's entry
+// means an entry of the pool from the CQE on until its socket is closed or replaced.
 //
 // A file with a size only goes where no request in flight looks: what a request
 // may do was checked against the file that was there when it was taken, and the
@@ -125,7 +136,7 @@ type hostFile struct {
 
 // spare is an entry of the host ring's table that nobody uses.
 func (r *Ring) spare() (uint16, bool) {
-	for i := range r.hosts {
+	for i := range r.pool {
 		if h := &r.hosts[i]; !h.bound && h.refs == 0 {
 			return uint16(i), true
 		}
@@ -135,10 +146,21 @@ func (r *Ring) spare() (uint16, bool) {
 
 // place is where a socket for the guest's entry may go.
 func (r *Ring) place(entry uint32) (uint16, bool) {
-	if host := r.files[entry].host; r.hosts[host].refs == 0 {
+	if host := r.files[entry].host; host < r.pool && r.hosts[host].refs == 0 {
 		return host, true
 	}
 	return r.spare()
+}
+
+// empty is the first entry of the guest's table that a socket may go into that does
+// not care; there may be none.
+func (r *Ring) empty() (uint16, bool) {
+	for i := range r.files {
+		if f := &r.files[i]; !f.present && !f.reserved {
+			return uint16(i), true
+		}
+	}
+	return 0, false
 }
 
 // bind makes f what the guest's entry means.
@@ -171,6 +193,11 @@ func (r *Ring) sweep(i uint16) {
 		return
 	}
 	h.filled = false
+	r.drop(i)
+}
+
+// drop closes the file in an entry of the host ring's table.
+func (r *Ring) drop(i uint16) {
 	r.calls++
 	if err := r.host.UpdateFiles(uint32(i), []int32{-1}); err != nil {
 		r.fail(fmt.Errorf("empty entry %d of the host ring's file table: %w", i, err))

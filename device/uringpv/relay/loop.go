@@ -140,9 +140,7 @@ func (r *Ring) reapable() bool {
 // there is no room: a full host ring, or no slot for what they would complete
 // as. A chain goes as a whole.
 func (r *Ring) take() bool {
-	if len(r.stalled) > 0 {
-		r.resume()
-	}
+	r.goAhead()
 	limit := r.takeable()
 	if limit == 0 {
 		return false
@@ -241,7 +239,7 @@ func (r *Ring) submitSlot() (ref, *hostring.SQE) {
 	if q.file != noFile {
 		r.hosts[q.file].refs++
 	}
-	if q.op == hostring.OpAccept && q.fault == 0 {
+	if q.op == hostring.OpAccept && q.fault == 0 && q.target != noFile {
 		r.hosts[q.target].refs++
 	}
 	dst, ok := r.host.SQE()
@@ -400,6 +398,10 @@ func (r *Ring) bytes(s *slot, res int32) {
 func (r *Ring) finish(i uint32, s *slot, c *hostring.CQE) {
 	res := c.Res
 	if c.Flags&cqeMore != 0 {
+		if s.op == hostring.OpAccept {
+			r.another(ref(c.UserData), s, c)
+			return
+		}
 		r.post(s.userData, res, c.Flags)
 		return
 	}
@@ -654,7 +656,7 @@ func (r *Ring) drain() {
 			r.cut = true
 			return
 		}
-		r.resume()
+		r.goAhead()
 		if r.fresh {
 			r.push()
 		}

@@ -230,48 +230,73 @@ func (r *Ring) shutdown(w *words, dst *hostring.SQE, q *slot) fault {
 }
 
 // accept translates ACCEPT, whose socket goes into an entry of the file table: the
-// one that the SQE names, or the first that is empty.
+// one that the SQE names, or the first that is empty. Multishot, it takes one
+// connection after the other, each into an entry that is empty then.
 func (r *Ring) accept(w *words, dst *hostring.SQE, q *slot) fault {
-	if w.len() != 0 || w.bufIndex() != 0 || w.ioprio()&^(acceptDontWait|acceptPollFirst) != 0 {
-		return atPrep(unix.EINVAL) // multishot, for one: which entries it fills nobody knows before
+	multi := w.ioprio()&acceptMultishot != 0
+	if w.len() != 0 || w.bufIndex() != 0 || w.ioprio()&^(acceptMultishot|acceptDontWait|acceptPollFirst) != 0 {
+		return atPrep(unix.EINVAL)
 	}
 	if w.opFlags()&^unix.SOCK_NONBLOCK != 0 {
 		return atPrep(unix.EINVAL)
 	}
 	index := w.spliceFDIn()
-	if index == 0 {
+	switch {
+	case index == 0:
 		return atPrep(unix.EACCES) // a descriptor of this process
+	case multi && (index != fileIndexAlloc || !r.multishot):
+		return atPrep(unix.EINVAL)
 	}
 	if _, no := r.fileOf(w, q); no != 0 {
 		return no
 	}
+	*dst = hostring.SQE{Opcode: hostring.OpAccept, Flags: w.full(), IOPrio: w.ioprio(), FD: int32(q.file), OpFlags: w.opFlags()}
+	if w.addr() != 0 {
+		if no := r.acceptName(w, dst, q); no != 0 {
+			return no
+		}
+	}
+	if multi {
+		q.odd, q.flags, q.target = true, q.flags|slotMulti, noFile
+		dst.SpliceFDIn = -1
+		return 0
+	}
+	return r.acceptInto(index, dst, q)
+}
+
+// acceptName prepares for the address of who connects, which the kernel writes into
+// q's block. What is wrong with the guest's addresses it finds out in its time.
+func (r *Ring) acceptName(w *words, dst *hostring.SQE, q *slot) fault {
+	if no := r.newBlock(q, 0); no != 0 {
+		return no
+	}
+	dst.Addr, dst.Off = badAddr, badAddr
+	n := r.arena.at(q.block, blockLen, socklenSize)
+	if !r.fetch(n, w.off()) || int32(r.arena.half(q.block, blockLen)) < 0 {
+		return 0
+	}
+	size := min(r.arena.half(q.block, blockLen), sockaddrSize)
+	r.arena.putHalf(q.block, blockLen, size)
+	if r.covers(w.addr(), uint64(size)) {
+		dst.Addr, dst.Off = r.arena.addr(q.block, blockName), r.arena.addr(q.block, blockLen)
+		q.flags |= slotName
+		q.name, q.nameTo, q.rename = w.addr(), w.off(), uint64(size)
+	}
+	return 0
+}
+
+// acceptInto finds the entry for the one socket of an ACCEPT.
+func (r *Ring) acceptInto(index uint32, dst *hostring.SQE, q *slot) fault {
 	entry := index - 1
 	if index == fileIndexAlloc {
-		for entry = 0; entry < uint32(len(r.files)) && (r.files[entry].present || r.files[entry].reserved); entry++ {
-		}
-		if entry >= uint32(len(r.files)) {
+		first, ok := r.empty()
+		if !ok {
 			return atIssue(unix.ENFILE)
 		}
+		entry = uint32(first)
 	}
 	if entry >= uint32(len(r.files)) {
 		return atIssue(unix.EINVAL)
-	}
-	var at, lenAt uint64
-	if w.addr() != 0 {
-		if no := r.newBlock(q, 0); no != 0 {
-			return no
-		}
-		at, lenAt = badAddr, badAddr
-		n := r.arena.at(q.block, blockLen, socklenSize)
-		if r.fetch(n, w.off()) && int32(r.arena.half(q.block, blockLen)) >= 0 {
-			size := min(r.arena.half(q.block, blockLen), sockaddrSize)
-			r.arena.putHalf(q.block, blockLen, size)
-			if r.covers(w.addr(), uint64(size)) {
-				at, lenAt = r.arena.addr(q.block, blockName), r.arena.addr(q.block, blockLen)
-				q.flags |= slotName
-				q.name, q.nameTo, q.rename = w.addr(), w.off(), uint64(size)
-			}
-		}
 	}
 	target, ok := r.place(entry)
 	if !ok {
@@ -287,15 +312,18 @@ func (r *Ring) accept(w *words, dst *hostring.SQE, q *slot) fault {
 	} else if target != r.files[entry].host {
 		r.moved, r.movedTo = uint16(entry), target
 	}
-	*dst = hostring.SQE{
-		Opcode: hostring.OpAccept, Flags: w.full(), IOPrio: w.ioprio(), FD: int32(q.file),
-		Off: lenAt, Addr: at, OpFlags: w.opFlags(), SpliceFDIn: int32(target) + 1,
-	}
+	dst.SpliceFDIn = int32(target) + 1
 	return 0
 }
 
 // accepted notes the end of an ACCEPT and returns the guest's result.
 func (r *Ring) accepted(s *slot, res int32) int32 {
+	if s.flags&slotMulti != 0 {
+		if res >= 0 {
+			res = r.into(s, res)
+		}
+		return res
+	}
 	f := &r.files[s.entry]
 	if s.flags&slotAlloc != 0 {
 		f.reserved = false
@@ -304,15 +332,67 @@ func (r *Ring) accepted(s *slot, res int32) int32 {
 		return res
 	}
 	r.bind(s.entry, file{host: s.target, present: true, socket: true, reserved: f.reserved})
-	if s.flags&slotName != 0 {
-		n := r.arena.half(s.block, blockLen)
-		r.store(s.name, r.arena.at(s.block, blockName, min(n, uint32(s.rename))))
-		r.store(s.nameTo, r.arena.at(s.block, blockLen, socklenSize))
-	}
+	r.named(s)
 	if s.flags&slotAlloc != 0 {
 		return int32(s.entry)
 	}
 	return res
+}
+
+// another is a socket of the multishot ACCEPT x, which goes on. If the guest's table
+// has no room for it, that is the end: the guest hears so, and the host's kernel is
+// to cancel the rest.
+func (r *Ring) another(x ref, s *slot, c *hostring.CQE) {
+	res := r.into(s, c.Res)
+	switch {
+	case res >= 0:
+		r.post(s.userData, res, c.Flags)
+		return
+	case s.flags&slotOver == 0:
+		if r.shows(s, res) {
+			r.post(s.userData, res, c.Flags&^cqeMore)
+		}
+		s.flags |= slotInternal | slotOver
+	}
+	r.over = append(r.over, x) // also if it was cancelled already, in vain
+}
+
+// into puts the socket that the kernel has put into entry host of the pool into the
+// guest's table, and returns its entry there, or ENFILE.
+func (r *Ring) into(s *slot, host int32) int32 {
+	if host < int32(r.pool) || host >= int32(r.void) {
+		r.fail(fmt.Errorf("ACCEPT into entry %d of the host ring's file table: must be %d to %d", host, r.pool, r.void-1))
+		return -int32(unix.EIO)
+	}
+	p := uint16(host)
+	if h := &r.hosts[p]; h.bound {
+		// The guest has closed what was in there, and that CQE is still to come.
+		for i := range r.files {
+			if f := &r.files[i]; f.host == p {
+				*f = file{host: r.void, reserved: f.reserved}
+			}
+		}
+		h.bound, h.filled = false, false
+		h.late++
+	}
+	entry, ok := r.empty()
+	if !ok || s.flags&slotOver != 0 {
+		r.drop(p)
+		return -int32(unix.ENFILE)
+	}
+	r.bind(entry, file{host: p, present: true, socket: true})
+	r.named(s)
+	return int32(entry)
+}
+
+// named gives the guest the address of who has connected, from the private copy.
+func (r *Ring) named(s *slot) {
+	if s.flags&slotName == 0 {
+		return
+	}
+	n := r.arena.half(s.block, blockLen)
+	r.store(s.name, r.arena.at(s.block, blockName, min(n, uint32(s.rename))))
+	r.store(s.nameTo, r.arena.at(s.block, blockLen, socklenSize))
 }
 
 // closeSlot translates CLOSE of an entry of the file table.
@@ -345,9 +425,19 @@ func (r *Ring) closed(s *slot, res int32) {
 	if res < 0 {
 		return
 	}
-	r.hosts[s.file].filled = false
-	if f := &r.files[s.entry]; f.host == s.file {
+	h := &r.hosts[s.file]
+	if h.late > 0 {
+		h.late-- // another file is there by now
+		return
+	}
+	h.filled = false
+	f := &r.files[s.entry]
+	switch {
+	case f.host != s.file:
+	case s.file < r.pool:
 		*f = file{host: f.host, reserved: f.reserved}
+	default:
+		r.bind(s.entry, file{host: r.void, reserved: f.reserved})
 	}
 }
 

@@ -72,6 +72,9 @@ type loop struct {
 
 	files      []file     // the guest's table
 	hosts      []hostFile // the host ring's, without the sentinel's entry
+	pool       uint16     // first entry of hosts that the kernel fills by itself
+	void       uint16     // entry of hosts that is always empty, behind the pool
+	multishot  bool       // the kernel does so
 	buffers    []buffer
 	memory     []buffer // what the buffers cover, in order, without gaps that are none
 	last       int      // buffer that a READ or WRITE was in most recently
@@ -85,6 +88,7 @@ type loop struct {
 	skipped bool   // an SQE had IOSQE_CQE_SKIP_SUCCESS
 	plans   map[ref]*again
 	stalled []ref // of plans: the host's ring was full
+	over    []ref // with slotOver: to be cancelled
 	ending  bool  // CQEs that have no room are dropped
 	cut     bool  // requests may be left when the goroutine ends
 
@@ -177,7 +181,12 @@ func (b *Backend) NewRing(s uringpv.RingSpec) (_ uringpv.Ring, err error) {
 // ring's, until it is replaced.
 func (r *Ring) tables() error {
 	n := max(r.spec.Slots, len(r.spec.Files))
-	r.files, r.hosts = make([]file, n), make([]hostFile, 2*n)
+	r.files = make([]file, n)
+	pool := 0
+	if r.spec.Policy.Opcodes.Has(hostring.OpAccept) {
+		pool = 2 * n
+	}
+	r.layHosts(pool)
 	for i := range r.files {
 		if i < len(r.spec.Files) {
 			var err error
@@ -189,6 +198,14 @@ func (r *Ring) tables() error {
 		r.hosts[i] = hostFile{bound: true, filled: r.files[i].present}
 	}
 	return nil
+}
+
+// layHosts makes the host's table of files for the guest's, with so many entries that
+// the kernel fills.
+func (r *Ring) layHosts(pool int) {
+	n := 2 * len(r.files)
+	r.hosts = make([]hostFile, n+pool+1)
+	r.pool, r.void = uint16(n), uint16(n+pool)
 }
 
 // maxHostEntries is the largest SQ ring of a kernel, IORING_MAX_ENTRIES.
@@ -232,6 +249,15 @@ func (r *Ring) openHost(b *Backend) (err error) {
 		return err
 	}
 	r.end.Handed()
+	if n := r.void - r.pool; n > 0 {
+		switch err := r.host.RegisterFileAllocRange(uint32(r.pool), uint32(n)); hostring.Errno(err) {
+		case 0:
+			r.multishot = true
+		case unix.EINVAL: // a kernel before 6.0
+		default:
+			return err
+		}
+	}
 	if err := r.host.RegisterEventfd(r.wake); err != nil {
 		return err
 	}

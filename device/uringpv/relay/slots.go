@@ -24,7 +24,8 @@ type ref uint64
 const (
 	slotSkip     uint16 = 1 << iota // IOSQE_CQE_SKIP_SUCCESS
 	slotHard                        // IOSQE_IO_HARDLINK: a failure does not break the chain
-	slotLinked                      // others of its chain follow
+	slotMulti                       // ACCEPT that goes on
+	slotOver                        // the guest has seen its last CQE, the host's kernel not yet
 	slotMuted                       // its chain is broken: no CQE
 	slotShown                       // its chain is broken: a CQE in any case
 	slotInternal                    // the relay's own: the guest does not know of it
@@ -62,7 +63,7 @@ type hot struct {
 type cold struct {
 	flags  uint16
 	fault  fault  // what the guest is told instead of what the host says
-	target uint16 // ACCEPT: entry of the host ring's file table that is filled
+	target uint16 // ACCEPT: entry of the host ring's file table that is filled, noFile if the kernel chooses
 	entry  uint16 // ACCEPT, CLOSE: entry of the guest's file table that changes
 	block  block  // of the arena
 	chain  ref    // next member of its chain, LINK_TIMEOUTs left out

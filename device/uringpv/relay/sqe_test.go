@@ -30,7 +30,7 @@ func testRing(registered bool) *Ring {
 		{host: 1, present: true, sized: true, size: testDisk, look: size, calls: &r.calls, readOnly: true},
 		{host: 2, present: true, sized: true, size: testDisk, look: size, calls: &r.calls, block: true},
 	}
-	r.hosts = make([]hostFile, 2*len(r.files))
+	r.layHosts(0)
 	r.moved = noFile
 	r.buffers = []buffer{{1 << 46, 1<<46 + 1<<20}, {1<<46 + 1<<20, 1<<46 + 3<<20}, {1<<46 + 1<<32, 1<<46 + 1<<32 + 1<<30}}
 	r.sortBuffers()

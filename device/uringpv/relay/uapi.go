@@ -26,6 +26,7 @@ const (
 
 	recvSendPollFirst uint16 = 1 << 0 // IORING_RECVSEND_POLL_FIRST
 
+	acceptMultishot uint16 = 1 << 0 // IORING_ACCEPT_MULTISHOT
 	acceptDontWait  uint16 = 1 << 1 // IORING_ACCEPT_DONTWAIT
 	acceptPollFirst uint16 = 1 << 2 // IORING_ACCEPT_POLL_FIRST
 

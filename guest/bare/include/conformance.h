@@ -84,9 +84,6 @@ s32 ring_eventfd(struct ring *r);                                               
 /* io_uring_enter(2) with min_complete 0: 0 or a negative errno. */
 s32 ring_enter(struct ring *r, u32 to_submit, u32 flags);
 
-/* Is multishot ACCEPT refused with -EINVAL, by design? NULL: no; else why. */
-const char *no_multishot_accept(const struct ring *r);
-
 /* Are SQEs of a ring without SQPOLL consumed before it is entered? */
 bool consumes_early(const struct ring *r);
 

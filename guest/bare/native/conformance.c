@@ -259,12 +259,6 @@ s32 ring_enter(struct ring *r, u32 to_submit, u32 flags)
 	return error < 0 ? (s32)error : 0;
 }
 
-const char *no_multishot_accept(const struct ring *r)
-{
-	(void)r;
-	return NULL;
-}
-
 bool consumes_early(const struct ring *r)
 {
 	(void)r;

@@ -69,7 +69,7 @@ static const char *const flag_names[] = { "IOSQE_FIXED_FILE", "IOSQE_IO_DRAIN", 
 static const char *why_no_flag(const struct upv *d, u8 flag)
 {
 	if (d->id.backend == URINGPV_BACKEND_PASSTHROUGH && flag == IOSQE_CQE_SKIP_SUCCESS)
-		return "the monitor's account of requests in flight needs a CQE for each SQE";
+		return "the monitor bounds what a guest leaves to the kernel by counting SQEs that have no CQE yet";
 	return "the device does not allow it";
 }
 
@@ -208,13 +208,6 @@ s32 ring_enter(struct ring *r, u32 to_submit, u32 flags)
 	return upv_command(device_of(r), URINGPV_CMD_RING_ENTER, ((struct upv_ring *)r->world)->index, &e, sizeof(e));
 }
 
-const char *no_multishot_accept(const struct ring *r)
-{
-	if (device_of(r)->id.backend == URINGPV_BACKEND_RELAY || r->extra)
-		return "relay cannot carry IORING_ACCEPT_MULTISHOT: it keeps a free entry of its own table for each ACCEPT that is under way";
-	return NULL;
-}
-
 bool consumes_early(const struct ring *r)
 {
 	/* Every ring of an owner's is polled: nobody may enter it for the guest. */
@@ -298,7 +291,7 @@ static CASE(test_iopoll)
 	bool write = !(t->file.flags & URINGPV_FILE_READONLY);
 
 	if (devices[DISKS].id.backend == URINGPV_BACKEND_RELAY)
-		return skip(t, "relay cannot carry IORING_SETUP_IOPOLL: the monitor completes requests, and does not poll for them");
+		return skip(t, "relay cannot carry IORING_SETUP_IOPOLL: a thread of the kernel's has to poll for completions, which a relayed ring need not have");
 	if (!(t->file.flags & URINGPV_FILE_POLL))
 		return skip(t, "file 0 is not on a device that polls (O_DIRECT on NVMe with poll queues)");
 	REQUIRE(t, devices[DISKS].id.setup_flags & IORING_SETUP_IOPOLL, "file 0 polls, and the device allows no IORING_SETUP_IOPOLL");

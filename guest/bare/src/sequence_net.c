@@ -183,10 +183,6 @@ static enum verdict accept_any(struct test *t, enum thing what, bool multishot, 
 	s = push(&r, IORING_OP_ACCEPT, 0, 1);
 	s->ioprio = multishot ? IORING_ACCEPT_MULTISHOT : 0;
 	s->splice_fd_in = IORING_FILE_INDEX_ALLOC;
-	if (multishot && no_multishot_accept(&r)) {
-		TRY(finish_one(t, &r, "multishot ACCEPT, which is not offered", -EINVAL));
-		return skip(t, "%s", no_multishot_accept(&r));
-	}
 	submit(&r);
 	TRY(quiet(t, &r, "ACCEPT with nobody there", 20));
 	push_rw(&w, IORING_OP_CONNECT, w.slots[what], 2, to, 0, len);

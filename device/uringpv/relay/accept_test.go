@@ -1,0 +1,250 @@
+// SPDX-License-Identifier: Apache-2.0
+
+package relay
+
+import (
+	"encoding/binary"
+	"slices"
+	"testing"
+	"time"
+
+	"golang.org/x/sys/unix"
+
+	"github.com/uringpv/uringpv/device/uringpv"
+	"github.com/uringpv/uringpv/hostring"
+)
+
+// acceptMulti is an ACCEPT of file 0 that goes on.
+func acceptMulti(user uint64) hostring.SQE {
+	s := sqe(hostring.OpAccept, fixed, user)
+	s.IOPrio, s.SpliceFDIn = acceptMultishot, -1
+	return s
+}
+
+// cancelOf is an ASYNC_CANCEL.
+func cancelOf(user, target uint64, flags uint32) hostring.SQE {
+	s := sqe(hostring.OpAsyncCancel, fixed, user)
+	s.Addr, s.OpFlags = target, flags
+	return s
+}
+
+// closeOf is a CLOSE of an entry of the guest's table.
+func closeOf(user uint64, entry int32) hostring.SQE {
+	s := sqe(hostring.OpClose, fixed, user)
+	s.SpliceFDIn = entry + 1
+	return s
+}
+
+// dial connects to file 0, which listens, from outside.
+func (b *bench) dial() int {
+	b.Helper()
+	a, err := unix.Getsockname(b.peer(0))
+	if err != nil {
+		b.Fatal(err)
+	}
+	fd, err := unix.Socket(unix.AF_INET, unix.SOCK_STREAM|unix.SOCK_CLOEXEC, 0)
+	if err != nil {
+		b.Fatal(err)
+	}
+	b.Cleanup(func() { unix.Close(fd) })
+	if err := unix.Connect(fd, a); err != nil {
+		b.Fatal(err)
+	}
+	return fd
+}
+
+// closed says whether the other end of fd has been closed.
+func closed(t testing.TB, fd int) bool {
+	t.Helper()
+	fds := []unix.PollFd{{Fd: int32(fd), Events: unix.POLLIN}}
+	if n, err := unix.Poll(fds, int(late.Milliseconds())); n != 1 || err != nil {
+		t.Fatalf("poll: %d, %v", n, err)
+	}
+	n, err := unix.Read(fd, make([]byte, 1))
+	return n <= 0 && (err == nil || err == unix.ECONNRESET)
+}
+
+// listening is one listener.
+func listening(t testing.TB) []uringpv.File {
+	f, _ := listener(t)
+	return []uringpv.File{f}
+}
+
+func TestAcceptMultishot(t *testing.T) {
+	same(t, listening, func(b *bench) {
+		b.submit([]hostring.SQE{acceptMulti(1)})
+		b.none()
+		first := b.dial()
+		b.take(1)
+		second := b.dial()
+		b.take(1)
+		for i, fd := range []int{first, second} {
+			if _, err := unix.Write(fd, []byte("hello, world")[:5+i]); err != nil {
+				b.Fatal(err)
+			}
+			b.do(1, b.rw(hostring.OpRecv, fixed, 2, int32(1+i), 0, 100, 50))
+			b.bytesAt(100, uint64(5+i))
+		}
+		b.do(2, cancelOf(3, 1, 0))
+		b.do(1, cancelOf(3, 1, 0))
+		// Two connections that are there before.
+		b.dial()
+		b.dial()
+		b.do(2, acceptMulti(4))
+		b.none()
+		b.do(2, cancelOf(5, 0, cancelFD|cancelFDFixed))
+		b.submit([]hostring.SQE{acceptMulti(6), acceptMulti(7)})
+		b.none()
+		b.do(3, cancelOf(8, 0, cancelAny))
+		b.submit([]hostring.SQE{acceptMulti(6), acceptMulti(7)})
+		b.none()
+		all := cancelOf(9, 0, cancelOp|cancelAll)
+		all.Len = uint32(hostring.OpAccept)
+		b.do(3, all)
+		// A chain ends with it.
+		a := acceptMulti(10)
+		a.Flags |= hostring.SQEIOLink
+		b.submit([]hostring.SQE{a, sqe(hostring.OpNop, fixed, 11)})
+		b.none()
+		b.dial()
+		b.take(1)
+		b.none()
+		b.do(3, cancelOf(13, 10, 0))
+		// Who connects.
+		binary.LittleEndian.PutUint32(b.data[1200:], 64)
+		b.fill(1100, 64, 0x55)
+		a = acceptMulti(14)
+		a.Addr, a.Off = b.addr(1100), b.addr(1200)
+		b.submit([]hostring.SQE{a})
+		b.none()
+		fd := b.dial()
+		b.take(1)
+		me, err := unix.Getsockname(fd)
+		if err != nil {
+			b.Fatal(err)
+		}
+		b.note("address of %d bytes, of who has connected: %v, rest untouched: %v", binary.LittleEndian.Uint32(b.data[1200:]),
+			slices.Equal(b.data[1100:1116], must(peerBytes(me))), b.data[1116] == 0x55)
+		b.do(2, cancelOf(15, 14, 0))
+		// What is wrong.
+		for i, f := range []func(*hostring.SQE){
+			func(s *hostring.SQE) { s.SpliceFDIn = 6 }, func(s *hostring.SQE) { s.Len = 1 }, func(s *hostring.SQE) { s.FD = 99 },
+			func(s *hostring.SQE) { s.FD = 1 }, func(s *hostring.SQE) { s.IOPrio |= 8 }, func(s *hostring.SQE) { s.OpFlags = unix.SOCK_CLOEXEC },
+			func(s *hostring.SQE) { s.IOPrio |= acceptDontWait },
+		} {
+			s := acceptMulti(30 + uint64(i))
+			f(&s)
+			b.do(1, s)
+		}
+		// A drain waits for its end.
+		b.submit([]hostring.SQE{acceptMulti(50), sqe(hostring.OpNop, drain, 51)})
+		b.none()
+		b.dial()
+		b.take(1)
+		b.none()
+		if err := unix.Shutdown(b.peer(0), unix.SHUT_RDWR); err != nil {
+			b.Fatal(err)
+		}
+		b.take(2)
+	})
+}
+
+// TestAcceptMultishotEndsWithTheTable: a connection that finds no empty entry is
+// closed, and the ACCEPT is over; one that begins later takes what is free then.
+func TestAcceptMultishotEndsWithTheTable(t *testing.T) {
+	same(t, listening, func(b *bench) {
+		b.submit([]hostring.SQE{acceptMulti(1)})
+		var fds []int
+		for range benchSlots {
+			fds = append(fds, b.dial())
+			b.take(1) // the last one: ENFILE
+		}
+		b.note("the one too many is closed: %v", closed(b, fds[len(fds)-1]))
+		b.none()
+		b.do(1, closeOf(2, 7))
+		b.note("the one in entry 7 is closed: %v", closed(b, fds[6]))
+		b.submit([]hostring.SQE{acceptMulti(3)})
+		b.none()
+		fds = append(fds, b.dial())
+		b.take(1)
+		b.none()
+		b.note("it works: %v", func() bool {
+			_, err := unix.Write(fds[len(fds)-1], []byte("hi"))
+			return err == nil
+		}())
+		b.do(1, b.rw(hostring.OpRecv, fixed, 4, 7, 0, 100, 50))
+	})
+}
+
+// TestFloodOfConnectionsIsBounded: nobody takes the CQEs, and more connect than
+// there are entries, while what was accepted is closed again and again.
+func TestFloodOfConnectionsIsBounded(t *testing.T) {
+	for _, mode := range modes {
+		t.Run(mode, func(t *testing.T) {
+			b := relayBench(t, mode, listening(t))
+			r := b.ring.(*Ring)
+			state := func() (filled, used int) {
+				t.Helper()
+				if err := r.inLoop(func() error {
+					for i := range r.hosts {
+						if r.hosts[i].filled {
+							filled++
+						}
+					}
+					used = int(r.slots.used)
+					return nil
+				}); err != nil {
+					t.Fatal(err)
+				}
+				return filled, used
+			}
+			if err := unix.Listen(b.peer(0), 4*benchSlots); err != nil { // or connecting waits
+				t.Fatal(err)
+			}
+			for round := range 10 {
+				b.submit([]hostring.SQE{acceptMulti(1)})
+				for range 3 * benchSlots { // the listener's backlog takes the others
+					b.dial()
+				}
+				entries := 0
+				for {
+					c := b.wait()
+					if c.Flags&cqeMore == 0 {
+						if c.Res != -int32(unix.ENFILE) {
+							t.Fatalf("the last CQE: %s, want ENFILE", text(c))
+						}
+						break
+					}
+					entries++
+				}
+				if entries != benchSlots-1 {
+					t.Fatalf("round %d: %d connections were taken, want %d", round, entries, benchSlots-1)
+				}
+				for deadline := time.Now().Add(late); ; time.Sleep(time.Millisecond) {
+					filled, used := state()
+					if filled == benchSlots && used == 0 {
+						break
+					}
+					if time.Now().After(deadline) {
+						t.Fatalf("round %d: %d entries of the host's table hold files, %d requests are in flight; want %d and 0", round, filled, used, benchSlots)
+					}
+				}
+				for e := range int32(benchSlots - 1) {
+					if round%2 == 0 {
+						b.want("CLOSE", closeOf(2, e+1), 0)
+					} else if err := b.ring.UpdateFiles(int(e)+1, []*uringpv.File{uringpv.NoFile}); err != nil {
+						t.Fatal(err)
+					}
+				}
+				for waiting := []unix.PollFd{{Fd: int32(b.peer(0)), Events: unix.POLLIN}}; ; {
+					if n, err := unix.Poll(waiting, 0); n != 1 || err != nil {
+						break // the next round begins with an empty backlog
+					}
+					if fd, _, err := unix.Accept4(b.peer(0), unix.SOCK_CLOEXEC); err == nil {
+						unix.Close(fd)
+					}
+				}
+			}
+		})
+	}
+}
