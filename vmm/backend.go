@@ -6,6 +6,7 @@ import (
 	"errors"
 	"fmt"
 	"log/slog"
+	"slices"
 	"strings"
 
 	"github.com/uringpv/uringpv/device/uringpv"
@@ -69,6 +70,12 @@ func chooseBackend(c *DeviceConfig, m *memmap.Memory, log *slog.Logger) (uringpv
 			not = append(not, "the device has more than disks, for which passthrough has no opcodes")
 			continue
 		}
+		if auto && b.choice != ChooseRelay && denied(c.Files) {
+			if len(not) == 0 || not[len(not)-1] != filePolicy {
+				not = append(not, filePolicy)
+			}
+			continue
+		}
 		made, err := b.make(c, m, log)
 		if err == nil {
 			got.Backend, got.Why = string(b.choice), "asked for"
@@ -90,6 +97,14 @@ func chooseBackend(c *DeviceConfig, m *memmap.Memory, log *slog.Logger) (uringpv
 		last = fmt.Errorf("device %s: backend %q: must be auto, relay, passthrough or isolated", c.Name, c.Backend)
 	}
 	return nil, got, last
+}
+
+// filePolicy is why no backend but relay serves a device.
+const filePolicy = "only relay looks at each request, as denied opcodes of single files want"
+
+// denied says whether a file has denied opcodes of its own.
+func denied(files []uringpv.File) bool {
+	return slices.ContainsFunc(files, func(f uringpv.File) bool { return !f.Deny.Empty() })
 }
 
 // onlyDisks says whether there is nothing but disks.

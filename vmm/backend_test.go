@@ -64,6 +64,8 @@ func TestChoiceOfABackend(t *testing.T) {
 	dgram := uringpv.File{FD: pair[0], Kind: abi.FileDgram, Name: "dgram", BlockSize: 1, DIOMemAlign: 1, DIOOffsetAlign: 1}
 	anybody := dgram
 	anybody.AnyPeer = true
+	unwritten := eventfd
+	unwritten.Deny = abi.OpcodesOf(hostring.OpWrite)
 
 	for _, tt := range []struct {
 		name   string
@@ -77,6 +79,7 @@ func TestChoiceOfABackend(t *testing.T) {
 		{"a disk and an eventfd", ChooseAuto, []uringpv.File{disk(1 << 20), eventfd}, ChooseIsolated, "more than disks"},
 		{"a datagram socket", ChooseAuto, []uringpv.File{dgram}, ChooseRelay, "any address"},
 		{"one that may send to anybody", ChooseAuto, []uringpv.File{anybody}, ChooseIsolated, "more than disks"},
+		{"a file with a policy of its own", ChooseAuto, []uringpv.File{disk(1 << 20), unwritten}, ChooseRelay, "looks at each request"},
 		{"isolated, asked for", ChooseIsolated, []uringpv.File{disk(1 << 20)}, ChooseIsolated, "asked for"},
 		{"passthrough, asked for", ChoosePassthrough, []uringpv.File{disk(1 << 20)}, ChoosePassthrough, "asked for"},
 		{"relay, asked for", ChooseRelay, []uringpv.File{disk(1 << 20), disk(1 << 21)}, ChooseRelay, "asked for"},

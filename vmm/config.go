@@ -65,6 +65,7 @@ type DeviceConfig struct {
 	SQThreadIdle time.Duration // 0: the backend's default
 	SQThreadCPU  int           // -1: any
 	Deny         abi.Opcodes   // opcodes that the guest does not get, whatever the backend has
+	DenyFlags    uint8         // IOSQE_* likewise
 }
 
 // check says what is wrong with what no other package checks.

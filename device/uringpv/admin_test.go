@@ -279,6 +279,20 @@ func TestDeniedOpcodesAreNotOffered(t *testing.T) {
 	}
 }
 
+func TestDeniedFlagsAreNotOffered(t *testing.T) {
+	g, f := newGuest(t, memmap.MinRAM, func(c *uringpv.Config, _ *fake) {
+		c.DenyFlags = hostring.SQEAsync | hostring.SQEIOLink // the backend has only one of them
+	})
+	id, errno := devicetest.Get[abi.Identity](g, abi.CmdIdentify, 0)
+	if errno != 0 || id.SQEFlags != uint32(hostring.SQEFixedFile) || id.SQEFlagsRequired != uint32(hostring.SQEFixedFile) {
+		t.Errorf("%v: SQE flags %#x, required %#x", errno, id.SQEFlags, id.SQEFlagsRequired)
+	}
+	setUp(t, g, 0)
+	if got := f.ring(0).spec.Policy.SQEFlags; got != hostring.SQEFixedFile {
+		t.Errorf("the ring may have SQE flags %#x", got)
+	}
+}
+
 func TestBufferTableCoversAllRAM(t *testing.T) {
 	const gib = 1 << 30
 	g, _ := newGuest(t, 4*gib+memmap.PageSize)
@@ -436,6 +450,14 @@ func TestConfigThatMakesNoSenseIsRefused(t *testing.T) {
 		}},
 		{"a stream to any peer", "any peer", func(c *uringpv.Config, _ *fake) { c.Files = []uringpv.File{{Kind: abi.FileStream, AnyPeer: true}} }},
 		{"everything denied", "all opcodes that its rings have are denied", func(c *uringpv.Config, f *fake) { c.Deny = f.caps.Opcodes }},
+		{"a flag denied that must be", "SQE flags 0x1 are denied, and every SQE must carry them", func(c *uringpv.Config, _ *fake) { c.DenyFlags = hostring.SQEFixedFile | hostring.SQEAsync }},
+		{"an opcode denied that names no file", "must be of those that name a file", func(c *uringpv.Config, f *fake) {
+			f.caps.FilePolicy = true
+			c.Files = []uringpv.File{{Kind: abi.FilePipe, Deny: abi.OpcodesOf(hostring.OpWrite, hostring.OpNop)}}
+		}},
+		{"opcodes denied for a file", "looks at no SQE", func(c *uringpv.Config, _ *fake) {
+			c.Files = []uringpv.File{{Kind: abi.FilePipe, Deny: abi.OpcodesOf(hostring.OpWrite)}}
+		}},
 		{"nothing allowed", "allows no opcode", func(_ *uringpv.Config, f *fake) { f.caps.Opcodes = abi.Opcodes{} }},
 		{"contradiction", "requires SQE flags 0x1", func(_ *uringpv.Config, f *fake) { f.caps.SQEFlags = 0 }},
 		{"backend's entries", "rings of 48 entries", func(_ *uringpv.Config, f *fake) { f.caps.MaxEntries = 48 }},

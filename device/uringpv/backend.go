@@ -67,6 +67,8 @@ type Capabilities struct {
 
 	// Stats are the abi.Stat* bits of the counters that RingStats holds.
 	Stats uint64
+
+	FilePolicy bool // its rings honour File.Deny
 }
 
 // RingSpec is a ring that a guest wants, checked and complete. All of these
@@ -206,6 +208,8 @@ func (f *File) check() error {
 		return errors.New("unconnected: must be a stream or a datagram socket with a peer to connect to")
 	case f.AnyPeer && f.Kind != abi.FileDgram:
 		return errors.New("any peer: must be a datagram socket")
+	case !f.Deny.SubsetOf(&fileOpcodes):
+		return fmt.Errorf("denied opcodes %v: must be of those that name a file, %v", f.Deny.List(), fileOpcodes.List())
 	}
 	return nil
 }
@@ -234,6 +238,10 @@ type File struct {
 	// datagram may name none.
 	Peer    unix.Sockaddr
 	AnyPeer bool // a datagram socket that may send to any address that the host reaches
+
+	// Deny are opcodes that SQEs which name this file may not have, of those with
+	// NamesFile: their CQE is -EACCES. What is accepted from a listener inherits it.
+	Deny abi.Opcodes
 
 	BlockSize      uint32 // logical block size in bytes, a power of two
 	DIOMemAlign    uint32 // alignment of addresses in bytes, a power of two; 1 without Direct

@@ -38,6 +38,7 @@ type Config struct {
 	MaxEntries uint32         // of an SQ ring, a power of two; cut to what the backend can
 	Files      []File         // at most ReservedFile, less if the backend can do with less
 	Deny       abi.Opcodes    // opcodes that the device does not offer, although the backend could
+	DenyFlags  uint8          // IOSQE_* likewise; not those that every SQE must carry
 	Memory     *memmap.Memory // guest RAM; stays the caller's and must outlive the Device
 
 	// Backend serves the rings. It is the Device's once New has succeeded.
@@ -122,7 +123,14 @@ func New(c Config) (_ *Device, err error) {
 		if err := c.Files[i].check(); err != nil {
 			return nil, fmt.Errorf("file %d, %q: %w", i, c.Files[i].Name, err)
 		}
+		if !c.Files[i].Deny.Empty() && !caps.FilePolicy {
+			return nil, fmt.Errorf("file %d, %q, with denied opcodes of its own: backend %s looks at no SQE, and cannot deny what only some files may do; relay can", i, c.Files[i].Name, c.Backend.Kind())
+		}
 	}
+	if bad := c.DenyFlags & caps.SQEFlagsRequired; bad != 0 {
+		return nil, fmt.Errorf("backend %s: SQE flags %#x are denied, and every SQE must carry them", c.Backend.Kind(), bad)
+	}
+	caps.SQEFlags &^= c.DenyFlags
 	caps.Opcodes, caps.Extra = caps.Opcodes.Without(&c.Deny), caps.Extra.Without(&c.Deny)
 	if caps.Opcodes.Empty() {
 		return nil, fmt.Errorf("backend %s: all opcodes that its rings have are denied", c.Backend.Kind())

@@ -4,7 +4,20 @@ package uringpv
 
 import (
 	"github.com/uringpv/uringpv/device/uringpv/abi"
+	"github.com/uringpv/uringpv/hostring"
 )
+
+// fileOpcodes are the opcodes, of all that any backend has, whose SQEs name a file by
+// fd.
+var fileOpcodes = abi.OpcodesOf(
+	hostring.OpReadv, hostring.OpWritev, hostring.OpFsync, hostring.OpReadFixed, hostring.OpWriteFixed, hostring.OpPollAdd,
+	hostring.OpSyncFileRange, hostring.OpSendmsg, hostring.OpRecvmsg, hostring.OpAccept, hostring.OpConnect, hostring.OpFallocate,
+	hostring.OpRead, hostring.OpWrite, hostring.OpSend, hostring.OpRecv, hostring.OpShutdown,
+)
+
+// NamesFile says whether SQEs with this opcode name a file, for File.Deny. It is
+// false for opcodes that no backend has.
+func NamesFile(opcode uint8) bool { return fileOpcodes.Has(opcode) }
 
 // Policy is what a ring's guest may ask for. A guest can narrow it, never widen
 // it.

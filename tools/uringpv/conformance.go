@@ -20,6 +20,12 @@ import (
 // the process holds all of them (passthrough).
 const conformanceSize = 1 << 20
 
+// conformanceNames are the names of those files in the guest.
+var conformanceNames = []string{
+	"connector", "connector2", "connector3", "dgram-a", "dgram-b", "eventfd", "file", "file2", "listener",
+	"pipe.read", "pipe.write", "ro", "stream-a", "stream-b",
+}
+
 // conformanceExports are the files of one run of the conformance guest.
 type conformanceExports struct {
 	openExports

@@ -4,6 +4,7 @@ package main
 
 import (
 	"errors"
+	"maps"
 	"slices"
 	"strings"
 	"testing"
@@ -219,6 +220,22 @@ func TestExportsAreChecked(t *testing.T) {
 			_ = o.policy.Set("deny=nop")
 			return nil
 		}, "--export-policy without exports"},
+		{"a policy for a file", func(o *exportOptions) []diskSpec {
+			set(o, "pipe", "name=p")
+			_ = o.policy.Set("deny=write:p.write")
+			return nil
+		}, ""},
+		{"a policy for a file that is not there", func(o *exportOptions) []diskSpec {
+			set(o, "pipe", "name=p")
+			_ = o.policy.Set("deny=write:p")
+			return nil
+		}, `no file is named "p"; there are p.read, p.write`},
+		{"a policy for a file on a backend that looks at nothing", func(o *exportOptions) []diskSpec {
+			set(o, "pipe", "name=p")
+			_ = o.policy.Set("deny=write:p.write")
+			o.backend.value = backendIsolated
+			return nil
+		}, "--export-backend isolated: only the relay looks at each request"},
 	} {
 		o := newExportOptions()
 		err := o.check(tt.make(&o), false)
@@ -237,17 +254,38 @@ func TestPolicy(t *testing.T) {
 		in, says string
 		deny     []uint8 // some that it denies
 		leave    []uint8 // some that it does not
+		flags    uint8
+		files    map[string][]uint8 // all
 	}{
-		{"deny=accept", "", []uint8{hostring.OpAccept}, []uint8{0, hostring.OpConnect, 255}},
-		{"deny=accept,connect,read_fixed", "", []uint8{hostring.OpAccept, hostring.OpConnect, hostring.OpReadFixed}, []uint8{0, hostring.OpRead}},
-		{"allow=nop,read_fixed", "", []uint8{hostring.OpRead, hostring.OpAccept, 63, 255}, []uint8{hostring.OpNop, hostring.OpReadFixed}},
-		{"", "must be deny=OPCODE", nil, nil},
-		{"accept", "must be deny=OPCODE", nil, nil},
-		{"forbid=accept", "must be deny=OPCODE", nil, nil},
-		{"deny=", `unknown opcode ""`, nil, nil},
-		{"deny=accept,", `unknown opcode ""`, nil, nil},
-		{"deny=ACCEPT", `unknown opcode "ACCEPT"; names are io_uring's in lower case`, nil, nil},
-		{"allow=13", `unknown opcode "13"`, nil, nil},
+		{in: "deny=accept", deny: []uint8{hostring.OpAccept}, leave: []uint8{0, hostring.OpConnect, 255}},
+		{in: "deny=accept,connect,read_fixed", deny: []uint8{hostring.OpAccept, hostring.OpConnect, hostring.OpReadFixed}, leave: []uint8{0, hostring.OpRead}},
+		{in: "allow=nop,read_fixed", deny: []uint8{hostring.OpRead, hostring.OpAccept, 63, 255}, leave: []uint8{hostring.OpNop, hostring.OpReadFixed}},
+		{in: "allow=nop,read,deny=read", deny: []uint8{hostring.OpRead, 255}, leave: []uint8{hostring.OpNop}},
+		{in: "deny-flag=link,async", flags: hostring.SQEIOLink | hostring.SQEAsync, leave: []uint8{0, 255}},
+		{in: "allow-flag=link", flags: hostring.SQEIODrain | hostring.SQEIOHardlink | hostring.SQEAsync | hostring.SQECQESkipSuccess},
+		{
+			in: "deny=accept,write:file2,writev:file2,read:a:b,deny-flag=drain", deny: []uint8{hostring.OpAccept},
+			leave: []uint8{hostring.OpWrite, hostring.OpRead}, flags: hostring.SQEIODrain,
+			files: map[string][]uint8{"file2": {hostring.OpWritev, hostring.OpWrite}, "a:b": {hostring.OpRead}},
+		},
+		{in: "allow=read:f,poll_add:f", leave: []uint8{0, 255}, files: map[string][]uint8{"f": {
+			hostring.OpReadv, hostring.OpWritev, hostring.OpFsync, hostring.OpReadFixed, hostring.OpWriteFixed, hostring.OpSyncFileRange,
+			hostring.OpSendmsg, hostring.OpRecvmsg, hostring.OpAccept, hostring.OpConnect, hostring.OpFallocate, hostring.OpWrite,
+			hostring.OpSend, hostring.OpRecv, hostring.OpShutdown,
+		}}},
+		{in: "", says: "must be deny=OPCODE"},
+		{in: "accept", says: `"accept": must be deny=OPCODE`},
+		{in: "forbid=accept", says: `"forbid=accept": must be deny=OPCODE`},
+		{in: "deny=nop,flag=link", says: `"flag=link": must be deny=OPCODE`},
+		{in: "deny=", says: `unknown opcode ""`},
+		{in: "deny=accept,", says: `unknown opcode ""`},
+		{in: "deny=ACCEPT", says: `unknown opcode "ACCEPT"; names are io_uring's in lower case`},
+		{in: "allow=13", says: `unknown opcode "13"`},
+		{in: "deny=write:", says: "deny=write:: the file's name is missing"},
+		{in: "deny=nop:f", says: "deny=nop:f: no guest can use nop with a file; deny=nop speaks of all"},
+		{in: "deny=timeout:f", says: "no guest can use timeout with a file"},
+		{in: "deny-flag=fixed_file", says: `unknown SQE flag "fixed_file"; there are drain, link, hardlink, async and cqe_skip_success`},
+		{in: "deny-flag=nop", says: `unknown SQE flag "nop"`},
 	} {
 		var p policyValue
 		err := p.Set(tt.in)
@@ -259,6 +297,13 @@ func TestPolicy(t *testing.T) {
 		}
 		if err != nil || p.String() != tt.in {
 			t.Errorf("%q: %v, %q", tt.in, err, &p)
+		}
+		files := map[string][]uint8{}
+		for name, ops := range p.files {
+			files[name] = ops.List()
+		}
+		if p.flags != tt.flags || !maps.EqualFunc(files, tt.files, slices.Equal[[]uint8]) {
+			t.Errorf("%q denies flags %#x and %v; want %#x and %v", tt.in, p.flags, files, tt.flags, tt.files)
 		}
 		for _, op := range tt.deny {
 			if !p.deny.Has(op) {
@@ -299,7 +344,10 @@ func TestExportsComplete(t *testing.T) {
 		t.Errorf("completions %q", got)
 	}
 	var p policyValue
-	if got := p.complete(""); !slices.Equal(got, []string{"deny=", "allow="}) {
+	if got := p.complete(""); !slices.Equal(got, []string{"deny=", "allow=", "deny-flag=", "allow-flag="}) {
+		t.Errorf("completions %q", got)
+	}
+	if got := p.complete("deny=nop,deny-flag=link,"); !slices.Contains(got, "deny=nop,deny-flag=link,async") || !slices.Contains(got, "deny=nop,deny-flag=link,allow=") {
 		t.Errorf("completions %q", got)
 	}
 	if got := p.complete("deny=nop,acc"); !slices.Contains(got, "deny=nop,accept") {

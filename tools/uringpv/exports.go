@@ -6,6 +6,8 @@ import (
 	"context"
 	"errors"
 	"fmt"
+	"maps"
+	"slices"
 
 	"github.com/spf13/cobra"
 	"github.com/spf13/pflag"
@@ -45,7 +47,7 @@ func (o *exportOptions) addTo(cmd *cobra.Command, f *pflag.FlagSet) {
 	}
 	f.Var(&o.backend, "export-backend", "how their requests reach the host's kernel: auto, relay, passthrough or isolated")
 	f.Var(&o.rings, "export-rings", "rings that the guest may set up for them")
-	f.Var(&o.policy, "export-policy", "opcodes that the guest may not use with them, or these alone")
+	f.Var(&o.policy, "export-policy", "opcodes and SQE flags that the guest may not use with them, see above")
 	mustComplete(cmd, "export-backend", o.backend.of)
 	mustCompleteFunc(cmd, "export-policy", func(_ *cobra.Command, _ []string, s string) ([]string, cobra.ShellCompDirective) {
 		return o.policy.complete(s), cobra.ShellCompDirectiveNoSpace | cobra.ShellCompDirectiveNoFileComp
@@ -79,6 +81,16 @@ func (o *exportOptions) check(disks []diskSpec, own bool) error {
 			files++
 		}
 	}
+	names := slices.Sorted(maps.Keys(taken))
+	if own {
+		names = conformanceNames
+	}
+	if err := o.policy.check(names); err != nil {
+		return usagef("--export-policy %q: %v", o.policy.text, err)
+	}
+	if b := o.backend.value; o.policy.files != nil && b != backendRelay && (own || b != backendAuto) {
+		return usagef("--export-policy %q with --export-backend %s: only the relay looks at each request, as a rule for one file wants; take --export-backend relay", o.policy.text, b)
+	}
 	if files > uringpv.ReservedFile {
 		return usagef("%d exports: a device has %d files at most", files, uringpv.ReservedFile)
 	}
@@ -94,8 +106,8 @@ func (o *exportOptions) check(disks []diskSpec, own bool) error {
 func (o *exportOptions) device(files []uringpv.File, backend vmm.Choice) vmm.DeviceConfig {
 	d := defaultDisk()
 	return vmm.DeviceConfig{
-		Name: exportsDevice, Files: files, Backend: backend, Rings: o.rings.value, MaxEntries: uint32(d.Entries),
-		SQPoll: d.SQPoll, SQThreadIdle: d.SQPollIdle, SQThreadCPU: d.SQPollCPU, Deny: o.policy.deny,
+		Name: exportsDevice, Files: o.policy.apply(files), Backend: backend, Rings: o.rings.value, MaxEntries: uint32(d.Entries),
+		SQPoll: d.SQPoll, SQThreadIdle: d.SQPollIdle, SQThreadCPU: d.SQPollCPU, Deny: o.policy.deny, DenyFlags: o.policy.flags,
 	}
 }
 

@@ -102,9 +102,7 @@ A comma in a path is written twice. Unknown keys are errors.
 What the guest may use besides disks are the files of one more device, behind the
 disks' devices, in the order given. A name is the guest's for it:
 ` + exportHelp() + `
---export-policy deny=OPCODE[,OPCODE...] takes opcodes from that device, and
-allow=OPCODE[,OPCODE...] all others; names are io_uring's in lower case, such as
-accept, connect or read_fixed.
+` + policyHelp + `.
 
 --config runs several machines at once in this process. FILE is YAML or JSON: a
 list "machines", whose members have the keys name and run's flags, without the

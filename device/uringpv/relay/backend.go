@@ -89,6 +89,7 @@ func New(c Config) (*Backend, error) {
 			SQEFlagsRequired: hostring.SQEFixedFile,
 			SetupFlags:       setupFlags,
 		},
+		FilePolicy: true,
 		Features:   features,
 		MaxEntries: maxEntries,
 		MaxFiles:   uringpv.ReservedFile,

@@ -9,6 +9,7 @@ import (
 	"golang.org/x/sys/unix"
 
 	"github.com/uringpv/uringpv/device/uringpv"
+	"github.com/uringpv/uringpv/device/uringpv/abi"
 )
 
 // refresh is the least time between two looks at a file's size. It keeps a
@@ -28,8 +29,9 @@ type file struct {
 	sized       bool   // it has an end, which writes must not pass
 	host        uint16 // its entry in the host ring's file table
 	fd          int32
-	anyPeer     bool   // messages may name any address
-	peer        []byte // the sockaddr that requests may name, nil for none
+	anyPeer     bool         // messages may name any address
+	peer        []byte       // the sockaddr that requests may name, nil for none
+	deny        *abi.Opcodes // what requests may not do with it, or with the socket that an ACCEPT puts there; nil for nothing
 	look        func() (int64, error)
 	size        uint64
 	looked      time.Time
@@ -46,6 +48,9 @@ func newFile(in *uringpv.File, calls *uint64) (file, error) {
 	f := file{
 		present: true, readOnly: in.ReadOnly, writeOnly: in.WriteOnly, unconnected: in.Unconnected, anyPeer: in.AnyPeer,
 		block: in.BlockDevice, sized: in.Size != nil, look: in.Size, fd: int32(in.FD), calls: calls,
+	}
+	if deny := in.Deny; !deny.Empty() {
+		f.deny = &deny
 	}
 	var err error
 	if f.peer, err = peerBytes(in.Peer); err != nil {
@@ -144,10 +149,13 @@ func (r *Ring) spare() (uint16, bool) {
 	return 0, false
 }
 
-// place is where a socket for the guest's entry may go.
+// place is where a socket for the guest's entry may go. Where files are denied
+// opcodes of their own it is not where a file is: SQEs that come next are checked
+// against that one.
 func (r *Ring) place(entry uint32) (uint16, bool) {
-	if host := r.files[entry].host; host < r.pool && r.hosts[host].refs == 0 {
-		return host, true
+	f := &r.files[entry]
+	if f.host < r.pool && r.hosts[f.host].refs == 0 && !(r.choosy && f.present) {
+		return f.host, true
 	}
 	return r.spare()
 }

@@ -247,9 +247,11 @@ func (r *Ring) accept(w *words, dst *hostring.SQE, q *slot) fault {
 	case multi && (index != fileIndexAlloc || !r.multishot):
 		return atPrep(unix.EINVAL)
 	}
-	if _, no := r.fileOf(w, q); no != 0 {
+	f, no := r.fileOf(w, q)
+	if no != 0 {
 		return no
 	}
+	q.deny = f.deny
 	*dst = hostring.SQE{Opcode: hostring.OpAccept, Flags: w.full(), IOPrio: w.ioprio(), FD: int32(q.file), OpFlags: w.opFlags()}
 	if w.addr() != 0 {
 		if no := r.acceptName(w, dst, q); no != 0 {
@@ -308,9 +310,9 @@ func (r *Ring) acceptInto(index uint32, dst *hostring.SQE, q *slot) fault {
 		r.files[entry].reserved = true
 	}
 	if !r.files[entry].present {
-		r.bind(uint16(entry), file{host: target, reserved: r.files[entry].reserved})
+		r.bind(uint16(entry), file{host: target, reserved: r.files[entry].reserved, deny: q.deny})
 	} else if target != r.files[entry].host {
-		r.moved, r.movedTo = uint16(entry), target
+		r.moved, r.movedTo, r.movedDeny = uint16(entry), target, q.deny
 	}
 	dst.SpliceFDIn = int32(target) + 1
 	return 0
@@ -331,7 +333,7 @@ func (r *Ring) accepted(s *slot, res int32) int32 {
 	if res < 0 {
 		return res
 	}
-	r.bind(s.entry, file{host: s.target, present: true, socket: true, reserved: f.reserved})
+	r.bind(s.entry, file{host: s.target, present: true, socket: true, reserved: f.reserved, deny: s.deny})
 	r.named(s)
 	if s.flags&slotAlloc != 0 {
 		return int32(s.entry)
@@ -380,7 +382,7 @@ func (r *Ring) into(s *slot, host int32) int32 {
 		r.drop(p)
 		return -int32(unix.ENFILE)
 	}
-	r.bind(entry, file{host: p, present: true, socket: true})
+	r.bind(entry, file{host: p, present: true, socket: true, deny: s.deny})
 	r.named(s)
 	return int32(entry)
 }

@@ -3,6 +3,8 @@
 package relay
 
 import (
+	"fmt"
+	"slices"
 	"testing"
 
 	"golang.org/x/sys/unix"
@@ -111,6 +113,82 @@ func TestPolicyByOpcodeFlagAndFile(t *testing.T) {
 			}
 		}
 	})
+}
+
+// TestPolicyOfOneFile: what SQEs may not do with one file they may do with others, and
+// sockets that come from a listener are under its policy, however they are named.
+func TestPolicyOfOneFile(t *testing.T) {
+	const eacces = -int32(unix.EACCES)
+	deny := func(f uringpv.File, ops ...uint8) uringpv.File {
+		f.Deny = abi.OpcodesOf(ops...)
+		return f
+	}
+	for _, mode := range modes {
+		t.Run(mode, func(t *testing.T) {
+			l := dialled(t)
+			d := ringtest.Disk(t, 8192, false)
+			b := relayBench(t, mode, []uringpv.File{
+				deny(l[0], hostring.OpSend, hostring.OpWriteFixed), l[1], deny(d, hostring.OpWriteFixed, hostring.OpFsync), d,
+			})
+			for op, res := range map[uint8][2]int32{ // of the files 2 and 3
+				hostring.OpWriteFixed: {eacces, 8}, hostring.OpReadFixed: {8, 8}, hostring.OpWrite: {8, 8}, hostring.OpFsync: {eacces, 0},
+			} {
+				for i, want := range res {
+					s := b.rw(op, fixed, 1, int32(2+i), 0, 0, 8)
+					if op == hostring.OpFsync {
+						s.Addr, s.Len = 0, 0
+					}
+					b.want(fmt.Sprintf("opcode %d with file %d", op, 2+i), s, want)
+				}
+			}
+			b.want("an opcode that names no file", sqe(hostring.OpNop, fixed, 1), 0)
+			b.want("a denied opcode with no file", b.rw(hostring.OpSend, fixed, 1, 9, 0, 0, 8), -int32(unix.EBADF))
+			denied := func(what string, entry int32) {
+				t.Helper()
+				b.want(what+": SEND", b.rw(hostring.OpSend, fixed, 1, entry, 0, 0, 5), eacces)
+				b.want(what+": WRITE_FIXED", b.rw(hostring.OpWriteFixed, fixed, 1, entry, 0, 0, 5), eacces)
+				b.want(what+": WRITE", b.rw(hostring.OpWrite, fixed, 1, entry, 0, 0, 5), 5)
+			}
+			accept := func(flags uint8, entry int32) hostring.SQE {
+				s := sqe(hostring.OpAccept, flags, 10)
+				s.SpliceFDIn = entry + 1
+				return s
+			}
+			b.submit([]hostring.SQE{acceptMulti(10)})
+			b.dial()
+			b.dial()
+			for _, entry := range []int32{b.wait().Res, b.wait().Res} {
+				denied("multishot", entry)
+			}
+			b.do(2, cancelOf(11, 10, 0))
+			b.dial()
+			b.want("ACCEPT into an entry", accept(fixed, 8), 0)
+			denied("into an entry", 8)
+			b.dial()
+			denied("into any entry", b.result(accept(fixed, -2)))
+			// A chain whose ACCEPT fills an entry where another file is, or none.
+			for _, entry := range []int32{3, 1, 12} {
+				b.dial()
+				b.log = nil
+				b.inOrder(2, accept(link, entry), b.rw(hostring.OpSend, fixed, 12, entry, 0, 0, 5))
+				if !slices.Equal(b.log, []string{"10: ECANCELED", "12: EACCES"}) {
+					t.Errorf("a chain of ACCEPT into entry %d and SEND: %q", entry, b.log)
+				}
+				b.log = nil
+				b.do(2, accept(fixed, entry), b.rw(hostring.OpSend, fixed, 12, entry, 0, 0, 5))
+				if slices.Contains(b.log, "12: 5") {
+					t.Errorf("ACCEPT into entry %d and SEND: %q", entry, b.log)
+				}
+				denied("in a chain", entry)
+			}
+			// The entry, not the file, forgets.
+			if err := b.ring.UpdateFiles(12, []*uringpv.File{&b.files[3], &b.files[2]}); err != nil {
+				t.Fatal(err)
+			}
+			b.want("another file in the entry", b.rw(hostring.OpWriteFixed, fixed, 1, 12, 0, 0, 8), 8)
+			b.want("a file with a policy, in another entry", b.rw(hostring.OpWriteFixed, fixed, 1, 13, 0, 0, 8), eacces)
+		})
+	}
 }
 
 func ptr[T any](v T) *T { return &v }

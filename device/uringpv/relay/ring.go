@@ -15,6 +15,7 @@ import (
 	"golang.org/x/sys/unix"
 
 	"github.com/uringpv/uringpv/device/uringpv"
+	"github.com/uringpv/uringpv/device/uringpv/abi"
 	"github.com/uringpv/uringpv/device/uringpv/internal/quiesce"
 	"github.com/uringpv/uringpv/hostring"
 )
@@ -75,6 +76,7 @@ type loop struct {
 	pool       uint16     // first entry of hosts that the kernel fills by itself
 	void       uint16     // entry of hosts that is always empty, behind the pool
 	multishot  bool       // the kernel does so
+	choosy     bool       // some file has, or had, denied opcodes of its own
 	buffers    []buffer
 	memory     []buffer // what the buffers cover, in order, without gaps that are none
 	last       int      // buffer that a READ or WRITE was in most recently
@@ -93,13 +95,14 @@ type loop struct {
 	cut     bool  // requests may be left when the goroutine ends
 
 	// Of the SQE that is translated.
-	q       slot
-	sqe     hostring.SQE
-	short   bool  // less than asked for is to be moved
-	planned again // with slotAgain
-	moved   uint16
-	movedTo uint16 // an ACCEPT of this chain fills that entry of hosts for entry moved
-	link    chain
+	q         slot
+	sqe       hostring.SQE
+	short     bool  // less than asked for is to be moved
+	planned   again // with slotAgain
+	moved     uint16
+	movedTo   uint16       // an ACCEPT of this chain fills that entry of hosts for entry moved
+	movedDeny *abi.Opcodes // with a socket that is denied these
+	link      chain
 
 	owed    uint32 // without SQPOLL: SQEs that doorbells have asked to take
 	fresh   bool   // SQEs were put on the host ring that its kernel may not know of
@@ -194,6 +197,7 @@ func (r *Ring) tables() error {
 				return err
 			}
 		}
+		r.choosy = r.choosy || r.files[i].deny != nil
 		r.files[i].host = uint16(i)
 		r.hosts[i] = hostFile{bound: true, filled: r.files[i].present}
 	}

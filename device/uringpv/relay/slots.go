@@ -5,6 +5,7 @@ package relay
 import (
 	"golang.org/x/sys/unix"
 
+	"github.com/uringpv/uringpv/device/uringpv/abi"
 	"github.com/uringpv/uringpv/hostring"
 )
 
@@ -62,16 +63,17 @@ type hot struct {
 // was.
 type cold struct {
 	flags  uint16
-	fault  fault  // what the guest is told instead of what the host says
-	target uint16 // ACCEPT: entry of the host ring's file table that is filled, noFile if the kernel chooses
-	entry  uint16 // ACCEPT, CLOSE: entry of the guest's file table that changes
-	block  block  // of the arena
-	chain  ref    // next member of its chain, LINK_TIMEOUTs left out
-	timer  ref    // LINK_TIMEOUT of this member
-	poll   ref    // POLL_REMOVE: the poll to be renamed
-	name   uint64 // address of the guest's sockaddr
-	nameTo uint64 // address of the guest's socklen_t, or msghdr
-	rename uint64 // new user_data of poll; length of name
+	fault  fault        // what the guest is told instead of what the host says
+	target uint16       // ACCEPT: entry of the host ring's file table that is filled, noFile if the kernel chooses
+	entry  uint16       // ACCEPT, CLOSE: entry of the guest's file table that changes
+	block  block        // of the arena
+	deny   *abi.Opcodes // ACCEPT: of what it accepts
+	chain  ref          // next member of its chain, LINK_TIMEOUTs left out
+	timer  ref          // LINK_TIMEOUT of this member
+	poll   ref          // POLL_REMOVE: the poll to be renamed
+	name   uint64       // address of the guest's sockaddr
+	nameTo uint64       // address of the guest's socklen_t, or msghdr
+	rename uint64       // new user_data of poll; length of name
 }
 
 // reset makes q a request of which nothing is known but its SQE.

@@ -5,6 +5,7 @@ package relay
 import (
 	"golang.org/x/sys/unix"
 
+	"github.com/uringpv/uringpv/device/uringpv"
 	"github.com/uringpv/uringpv/hostring"
 )
 
@@ -88,7 +89,7 @@ func (r *Ring) translate(w *words, dst *hostring.SQE, q *slot) fault {
 			return atPrep(unix.EOPNOTSUPP)
 		}
 	}
-	if !r.spec.Policy.Allows(op, flags) {
+	if !r.spec.Policy.Allows(op, flags) || r.choosy && uringpv.NamesFile(op) && r.denies(w) {
 		return atPrep(unix.EACCES)
 	}
 	if w.personality() != 0 {
@@ -202,4 +203,17 @@ func (r *Ring) fileOf(w *words, q *slot) (*file, fault) {
 		return &unknown, 0
 	}
 	return f, 0
+}
+
+// denies says whether the file that the SQE names may not be used so.
+func (r *Ring) denies(w *words) bool {
+	i := w.fd()
+	if i >= uint32(len(r.files)) {
+		return false
+	}
+	deny := r.files[i].deny
+	if r.moved == uint16(i) {
+		deny = r.movedDeny
+	}
+	return deny != nil && deny.Has(w.opcode())
 }

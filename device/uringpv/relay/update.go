@@ -118,6 +118,7 @@ func (r *Ring) updateFiles(slot int, in []*uringpv.File, files []file) error {
 	for i := range in {
 		if in[i] != nil {
 			files[i].reserved = r.files[slot+i].reserved
+			r.choosy = r.choosy || files[i].deny != nil
 			r.bind(uint16(slot+i), files[i])
 		}
 	}
