@@ -662,7 +662,7 @@ func (r *Ring) drain() {
 		}
 		// Not for long: what cannot be cancelled completes meanwhile.
 		r.calls++
-		if err := r.host.SyncCancelAll(time.Millisecond); hostring.Errno(err) == unix.EINVAL {
+		if err := r.cancelAll(time.Millisecond); hostring.Errno(err) == unix.EINVAL {
 			// A kernel before 6.0. It cancels what waits when its ring is closed, and
 			// Close waits for that.
 			r.cut = true

@@ -94,6 +94,8 @@ type loop struct {
 	ending  bool  // CQEs that have no room are dropped
 	cut     bool  // requests may be left when the goroutine ends
 
+	cancelAll func(time.Duration) error // host's SyncCancelAll; a test's may reach nothing
+
 	// Of the SQE that is translated.
 	q         slot
 	sqe       hostring.SQE
@@ -238,6 +240,7 @@ func (r *Ring) openHost(b *Backend) (err error) {
 	if r.host, err = hostring.New(c); err != nil {
 		return err
 	}
+	r.cancelAll = r.host.SyncCancelAll
 	if r.end, err = quiesce.New(); err != nil {
 		return err
 	}
