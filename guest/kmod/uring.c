@@ -468,8 +468,10 @@ static int upv_wait_time(struct uringpv_user_enter *e, ktime_t *wait)
 	return 0;
 }
 
+/* Waits for want CQEs; as io_uring_enter(2) does, for fewer if a TIMEOUT ends meanwhile. */
 static int upv_wait(struct upv_uring *u, u32 want, ktime_t time)
 {
+	u32 timeouts = READ_ONCE(u->timeouts);
 	int ret;
 
 	if (!u->mapped)
@@ -477,8 +479,9 @@ static int upv_wait(struct upv_uring *u, u32 want, ktime_t time)
 	if (!want)
 		return 0;
 	want = min(want, u->params.cq_entries);
-	ret = wait_event_interruptible_hrtimeout(u->wait, upv_uring_ready(u) >= want || READ_ONCE(u->dead), time);
-	if (upv_uring_ready(u) >= want)
+	ret = wait_event_interruptible_hrtimeout(u->wait, upv_uring_ready(u) >= want || READ_ONCE(u->timeouts) != timeouts ||
+						 READ_ONCE(u->dead), time);
+	if (upv_uring_ready(u) >= want || READ_ONCE(u->timeouts) != timeouts)
 		return 0;
 	if (READ_ONCE(u->dead))
 		return -ENODEV;

@@ -151,6 +151,7 @@ struct upv_uring {
 	u32 tail, shown; /* under lock: SQEs written, SQEs that the device has been told of */
 	u32 head;        /* under cq_lock: CQEs taken */
 	bool ended;      /* under cq_lock: there is no ring to take them from */
+	u32 timeouts;    /* under cq_lock: TIMEOUTs that have ended, which end waits */
 
 	wait_queue_head_t wait;
 	struct mutex cq_lock; /* completions, and the process's CQ ring */

@@ -224,6 +224,8 @@ static void upv_finish(struct upv_uring *u, struct upv_req *req, s32 res, u32 fl
 		upv_copy(req->pieces, req->nr_data, req->bounce, min_t(size_t, res, req->bounce_len), true);
 	if (req->opcode == IORING_OP_RECVMSG && req->header && res >= 0)
 		upv_put_msg(req);
+	if (req->opcode == IORING_OP_TIMEOUT)
+		WRITE_ONCE(u->timeouts, u->timeouts + 1);
 	if (say)
 		upv_post(u, req->user_data, res, flags);
 	if (!(flags & IORING_CQE_F_MORE)) {
