@@ -485,6 +485,8 @@ static int upv_wait(struct upv_uring *u, u32 want, ktime_t time)
 		return 0;
 	if (READ_ONCE(u->dead))
 		return -ENODEV;
+	if (upv_uring_ready(u))
+		return 0; /* too few, but io_uring tells no error to who has CQEs to take */
 	return ret == -ERESTARTSYS ? -EINTR : ret;
 }
 
