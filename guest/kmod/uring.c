@@ -788,6 +788,7 @@ static int upv_file_open(struct inode *inode, struct file *file)
 	if (!node)
 		return -ENODEV;
 	file->private_data = node;
+	file->f_mode |= FMODE_CAN_ODIRECT; /* no page cache of this kernel's is ever in between */
 	return nonseekable_open(inode, file);
 }
 
