@@ -24,7 +24,13 @@ type Cache struct {
 	report io.Writer
 
 	mu     sync.Mutex
-	suites map[string]*debian.Suite
+	suites map[suiteKey]*debian.Suite
+}
+
+// suiteKey names a suite's packages, or its source packages.
+type suiteKey struct {
+	name   string
+	source bool
 }
 
 // CacheOptions say where a cache is.
@@ -53,7 +59,7 @@ func OpenCache(o CacheOptions) (*Cache, error) {
 	if err := os.MkdirAll(dir, 0o755); err != nil {
 		return nil, err
 	}
-	return &Cache{dir: dir, mirror: o.Mirror, report: o.Report, suites: map[string]*debian.Suite{}}, nil
+	return &Cache{dir: dir, mirror: o.Mirror, report: o.Report, suites: map[suiteKey]*debian.Suite{}}, nil
 }
 
 // Dir is the cache's directory.
@@ -61,17 +67,30 @@ func (c *Cache) Dir() string { return c.dir }
 
 // Suite is a Debian suite, opened once.
 func (c *Cache) Suite(ctx context.Context, name string) (*debian.Suite, error) {
+	return c.suite(ctx, suiteKey{name, false})
+}
+
+func (c *Cache) suite(ctx context.Context, k suiteKey) (*debian.Suite, error) {
 	c.mu.Lock()
 	defer c.mu.Unlock()
-	if s := c.suites[name]; s != nil {
+	if s := c.suites[k]; s != nil {
 		return s, nil
 	}
-	s, err := debian.Open(ctx, name, debian.Options{Cache: filepath.Join(c.dir, "debian"), Mirror: c.mirror, Report: c.report})
+	s, err := debian.Open(ctx, k.name, debian.Options{Cache: filepath.Join(c.dir, "debian"), Mirror: c.mirror, Source: k.source, Report: c.report})
 	if err != nil {
 		return nil, err
 	}
-	c.suites[name] = s
+	c.suites[k] = s
 	return s, nil
+}
+
+// Source gets a source package of a suite's.
+func (c *Cache) Source(ctx context.Context, suite, name string) (debian.Source, error) {
+	s, err := c.suite(ctx, suiteKey{suite, true})
+	if err != nil {
+		return debian.Source{}, err
+	}
+	return s.FetchSource(ctx, name)
 }
 
 // Unpacked is a directory with the files of packages, made once for each set of

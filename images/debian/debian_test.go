@@ -15,7 +15,7 @@ import (
 func TestTheListOfURIsIsRead(t *testing.T) {
 	sum := strings.Repeat("0a", 32)
 	files, err := parseURIs([]byte("Reading package lists...\n"+
-		"'http://m/pool/b/busybox-static_1%3a1.35.0-4%2bdeb12u1_amd64.deb' busybox-static_1%3a1.35.0-4+deb12u1_amd64.deb 928188 SHA256:"+sum+"\n"), "/c")
+		"'http://m/pool/b/busybox-static_1%3a1.35.0-4%2bdeb12u1_amd64.deb' busybox-static_1%3a1.35.0-4+deb12u1_amd64.deb 928188 SHA256:"+sum+"\n"), "/c", false)
 	if err != nil || len(files) != 1 {
 		t.Fatalf("%v, %v", files, err)
 	}
@@ -28,9 +28,24 @@ func TestTheListOfURIsIsRead(t *testing.T) {
 		"'http://m/a.deb' a.deb 12 SHA256:" + sum,
 		"'http://m/a_1_amd64.deb' a_1_amd64.deb",
 	} {
-		if files, err := parseURIs([]byte(bad), "/c"); err == nil {
+		if files, err := parseURIs([]byte(bad), "/c", false); err == nil {
 			t.Errorf("%q gave %v", bad, files)
 		}
+	}
+}
+
+func TestASourcePackageIsItsDsc(t *testing.T) {
+	dsc, tarball := strings.Repeat("0b", 32), strings.Repeat("0c", 32)
+	files, err := parseURIs([]byte("'http://m/l/liburing_2.9.orig.tar.gz' liburing_2.9.orig.tar.gz 407142 SHA256:"+tarball+"\n"+
+		"'http://m/l/liburing_2.9-1.dsc' liburing_2.9-1.dsc 2381 SHA256:"+dsc+"\n"), "/c", true)
+	if err != nil || len(files) != 2 || files[0].size != 407142 || files[0].Path != "/c/liburing_2.9.orig.tar.gz" {
+		t.Fatalf("%+v, %v", files, err)
+	}
+	if got, err := sourceOf(files); err != nil || got != (Source{"liburing", "2.9-1", dsc, "/c/liburing_2.9-1.dsc"}) {
+		t.Errorf("%+v, %v", got, err)
+	}
+	if got, err := sourceOf(files[:1]); err == nil {
+		t.Errorf("without a .dsc: %+v", got)
 	}
 }
 
@@ -123,5 +138,49 @@ func TestAPackageIsFetchedOnceAndChecked(t *testing.T) {
 	deps, err := s.Depends(t.Context(), "linux-image-cloud-amd64")
 	if err != nil || len(deps) != 1 || !strings.HasPrefix(deps[0], "linux-image-6.1.0-") {
 		t.Errorf("linux-image-cloud-amd64 depends on %v, %v", deps, err)
+	}
+}
+
+// Likewise a source package; its files are the ones that the index names.
+func TestASourcePackageIsFetchedOnceAndUnpacked(t *testing.T) {
+	if testing.Short() {
+		t.Skip("downloads a package index")
+	}
+	cache := os.Getenv("URINGPV_TEST_CACHE")
+	if cache == "" {
+		t.Skip("URINGPV_TEST_CACHE names no directory for Debian's packages (make test-nested sets it)")
+	}
+	var report bytes.Buffer
+	s, err := Open(t.Context(), "trixie", Options{Cache: cache, Source: true, Report: &report})
+	if err != nil {
+		t.Fatal(err)
+	}
+	p, err := s.FetchSource(t.Context(), "hostname")
+	if err != nil || p.Name != "hostname" || p.Version == "" {
+		t.Fatalf("%+v, %v", p, err)
+	}
+	if err := os.Truncate(p.Path, 10); err != nil {
+		t.Fatal(err)
+	}
+	report.Reset()
+	if p, err = s.FetchSource(t.Context(), "hostname"); err != nil || !strings.Contains(report.String(), "downloading 1 source file of") {
+		t.Fatalf("after a file was cut: %v, report %q", err, &report)
+	}
+	report.Reset()
+	if p, err = s.FetchSource(t.Context(), "hostname"); err != nil || report.Len() != 0 {
+		t.Fatalf("from the cache: %v, report %q", err, &report)
+	}
+	dir := filepath.Join(t.TempDir(), "hostname")
+	if err := p.Unpack(t.Context(), dir); err != nil {
+		t.Fatal(err)
+	}
+	if _, err := os.Stat(filepath.Join(dir, "hostname.c")); err != nil {
+		t.Error(err)
+	}
+	if _, err := s.FetchSource(t.Context(), "no-such-package-at-all"); err == nil || !strings.Contains(err.Error(), "no-such-package-at-all") {
+		t.Errorf("a source package that is not there: %v", err)
+	}
+	if _, err := s.Fetch(t.Context(), false, "hostname"); err == nil {
+		t.Error("a suite of source packages has given a package")
 	}
 }

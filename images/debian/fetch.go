@@ -39,10 +39,24 @@ func (s *Suite) Fetch(ctx context.Context, closure bool, names ...string) ([]Pac
 	if closure {
 		args = []string{"apt-get", "install", "--quiet", "--yes", "--no-install-recommends", "--download-only"}
 	}
-	wanted, err := s.list(ctx, slices.Concat(args, names))
+	args = slices.Concat(args, names)
+	wanted, err := s.list(ctx, args)
 	if err != nil {
 		return nil, err
 	}
+	if err := s.download(ctx, "package", wanted, args); err != nil {
+		return nil, err
+	}
+	var packages []Package
+	for _, f := range wanted {
+		packages = append(packages, f.Package)
+	}
+	slices.SortFunc(packages, func(a, b Package) int { return strings.Compare(a.Name, b.Name) })
+	return packages, nil
+}
+
+// download has the command args get those of wanted that are not in the cache.
+func (s *Suite) download(ctx context.Context, what string, wanted []file, args []string) error {
 	var lacking []file
 	total := int64(0)
 	for _, f := range wanted {
@@ -53,23 +67,20 @@ func (s *Suite) Fetch(ctx context.Context, closure bool, names ...string) ([]Pac
 		}
 	}
 	if len(lacking) > 0 {
-		fmt.Fprintf(s.report, "downloading %s of %s, %.1f MB\n", count(len(lacking), "package"), s.name, float64(total)/1e6)
+		fmt.Fprintf(s.report, "downloading %s of %s, %.1f MB\n", count(len(lacking), what), s.name, float64(total)/1e6)
 		stop := s.progress(lacking, total)
-		_, err := s.apt(ctx, slices.Concat(args, names)...)
+		_, err := s.apt(ctx, args...)
 		stop()
 		if err != nil {
-			return nil, err
+			return err
 		}
 	}
-	var packages []Package
 	for _, f := range wanted {
 		if !f.whole() {
-			return nil, fmt.Errorf("%s: the file that was downloaded has not the SHA-256 of the index, %s", f.Path, f.SHA256)
+			return fmt.Errorf("%s: the file that was downloaded has not the SHA-256 of the index, %s", f.Path, f.SHA256)
 		}
-		packages = append(packages, f.Package)
 	}
-	slices.SortFunc(packages, func(a, b Package) int { return strings.Compare(a.Name, b.Name) })
-	return packages, nil
+	return nil
 }
 
 // list is what the command args would get with an empty cache: apt leaves out
@@ -83,10 +94,11 @@ func (s *Suite) list(ctx context.Context, args []string) ([]file, error) {
 	if err != nil {
 		return nil, err
 	}
-	return parseURIs(out, s.archives())
+	return parseURIs(out, s.archives(), s.source)
 }
 
-// file is a package that may or may not be in the cache.
+// file is a package, or a file of a source package, that may or may not be in the
+// cache.
 type file struct {
 	Package
 	size int64
@@ -95,8 +107,9 @@ type file struct {
 // uriLine is a line of --print-uris: 'URI' file size hash.
 var uriLine = regexp.MustCompile(`^'([^']+)' (\S+) (\d+) SHA256:([0-9a-f]{64})$`)
 
-// parseURIs reads the output of --print-uris; the files go to dir.
-func parseURIs(out []byte, dir string) ([]file, error) {
+// parseURIs reads the output of --print-uris; the files go to dir. Files of a source
+// package have neither name nor version of their own.
+func parseURIs(out []byte, dir string, source bool) ([]file, error) {
 	var files []file
 	sc := bufio.NewScanner(bytes.NewReader(out))
 	for sc.Scan() {
@@ -107,19 +120,20 @@ func parseURIs(out []byte, dir string) ([]file, error) {
 		if m == nil {
 			return nil, fmt.Errorf("apt-get --print-uris: no URI, file, size and SHA-256 in %q", sc.Text())
 		}
-		// NAME_VERSION_ARCH.deb, the colon of an epoch as %3a.
-		part := strings.Split(m[2], "_")
-		if len(part) != 3 {
-			return nil, fmt.Errorf("apt-get --print-uris: file %q is not NAME_VERSION_ARCH.deb", m[2])
-		}
 		size, err := strconv.ParseInt(m[3], 10, 64)
 		if err != nil {
 			return nil, err
 		}
-		files = append(files, file{
-			Package: Package{Name: part[0], Version: strings.ReplaceAll(part[1], "%3a", ":"), SHA256: m[4], Path: filepath.Join(dir, m[2])},
-			size:    size,
-		})
+		f := file{Package{SHA256: m[4], Path: filepath.Join(dir, m[2])}, size}
+		if !source {
+			// NAME_VERSION_ARCH.deb, the colon of an epoch as %3a.
+			part := strings.Split(m[2], "_")
+			if len(part) != 3 {
+				return nil, fmt.Errorf("apt-get --print-uris: file %q is not NAME_VERSION_ARCH.deb", m[2])
+			}
+			f.Name, f.Version = part[0], strings.ReplaceAll(part[1], "%3a", ":")
+		}
+		files = append(files, f)
 	}
 	return files, sc.Err()
 }

@@ -20,9 +20,11 @@ import (
 // indexLife is how long a package index is taken for new.
 const indexLife = 12 * time.Hour
 
-// Suite is a Debian release, as the mirrors have it now.
+// Suite is a Debian release, as the mirrors have it now: its packages, or its
+// source packages.
 type Suite struct {
 	name   string
+	source bool
 	dir    string
 	report io.Writer
 }
@@ -31,6 +33,7 @@ type Suite struct {
 type Options struct {
 	Cache  string    // a directory, made if it is not there; processes may share it
 	Mirror string    // URI of the archive; empty: the one that the host's apt uses
+	Source bool      // the suite's source packages, with an index of their own
 	Report io.Writer // progress, line by line; nil: nowhere
 }
 
@@ -38,12 +41,19 @@ type Options struct {
 // index if there is none or if it is older than half a day. With an old index
 // and no network it goes on and says so.
 func Open(ctx context.Context, name string, o Options) (_ *Suite, err error) {
-	for _, tool := range []string{"apt-get", "apt-cache", "dpkg-deb"} {
+	tools := []string{"apt-get", "apt-cache", "dpkg-deb"}
+	if o.Source {
+		tools = append(tools, "dpkg-source") // of dpkg-dev, as build-essential needs it
+	}
+	for _, tool := range tools {
 		if _, err := exec.LookPath(tool); err != nil {
 			return nil, fmt.Errorf("%s is not installed: images are made from Debian's packages, on Debian and what derives from it", tool)
 		}
 	}
-	s := &Suite{name: name, dir: filepath.Join(o.Cache, name), report: o.Report}
+	s := &Suite{name: name, source: o.Source, dir: filepath.Join(o.Cache, name), report: o.Report}
+	if s.source {
+		s.dir += "-source"
+	}
 	if s.report == nil {
 		s.report = io.Discard
 	}
@@ -76,10 +86,14 @@ func (s *Suite) sources(ctx context.Context, mirror string) (string, error) {
 			return "", err
 		}
 	}
+	// An unpacked index is all that is wanted: no translations, no icons.
+	kind := "deb [arch=amd64 target=Packages"
+	if s.source {
+		kind = "deb-src [target=Sources"
+	}
 	var b strings.Builder
 	line := func(uri, suite string) {
-		// An unpacked index is all that is wanted: no translations, no icons.
-		fmt.Fprintf(&b, "deb [arch=amd64 target=Packages%s] %s %s main\n", signedBy(), uri, suite)
+		fmt.Fprintf(&b, "%s%s] %s %s main\n", kind, signedBy(), uri, suite)
 	}
 	line(main, s.name)
 	if s.name != "sid" && s.name != "unstable" {
@@ -172,7 +186,7 @@ func (s *Suite) update(ctx context.Context) error {
 		return nil
 	}
 	have := !errors.Is(err, fs.ErrNotExist)
-	fmt.Fprintf(s.report, "getting the package index of %s\n", s.name)
+	fmt.Fprintf(s.report, "getting the %spackage index of %s\n", map[bool]string{true: "source "}[s.source], s.name)
 	if _, err := s.apt(ctx, "apt-get", "--quiet", "--error-on=any", "update"); err != nil {
 		if !have || ctx.Err() != nil {
 			return err
