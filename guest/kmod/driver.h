@@ -148,6 +148,7 @@ int upv_user_add(struct upv_dev *dev);
 void upv_user_reset(struct upv_dev *dev);
 void upv_user_close(struct upv_dev *dev);
 void upv_user_remove(struct upv_dev *dev);
+void upv_user_show(struct seq_file *s, struct upv_dev *dev);
 
 /* sysfs.c */
 extern const struct attribute_group *upv_disk_groups[];

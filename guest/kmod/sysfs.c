@@ -113,7 +113,10 @@ static struct attribute *upv_dev_attrs[] = {
 static const struct attribute_group upv_dev_group = { .name = UPV_NAME, .attrs = upv_dev_attrs };
 const struct attribute_group *upv_dev_groups[] = { &upv_dev_group, NULL };
 
-/* /sys/kernel/debug/uringpv-<function>/rings: the driver's counters, then the device's, "-" where it keeps none. */
+/*
+ * /sys/kernel/debug/uringpv-<function>/rings: the driver's counters, then the device's,
+ * "-" where it keeps none. /programs: what programs have.
+ */
 
 static void upv_count(struct seq_file *s, u64 valid, u64 value)
 {
@@ -149,6 +152,13 @@ static int rings_show(struct seq_file *s, void *unused)
 }
 DEFINE_SHOW_ATTRIBUTE(rings);
 
+static int programs_show(struct seq_file *s, void *unused)
+{
+	upv_user_show(s, s->private);
+	return 0;
+}
+DEFINE_SHOW_ATTRIBUTE(programs);
+
 void upv_debugfs_add(struct upv_dev *dev)
 {
 	char name[32];
@@ -156,4 +166,5 @@ void upv_debugfs_add(struct upv_dev *dev)
 	snprintf(name, sizeof(name), UPV_NAME "-%s", pci_name(dev->pdev));
 	dev->debugfs = debugfs_create_dir(name, NULL);
 	debugfs_create_file("rings", 0444, dev->debugfs, dev, &rings_fops);
+	debugfs_create_file("programs", 0444, dev->debugfs, dev, &programs_fops);
 }

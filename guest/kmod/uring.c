@@ -13,10 +13,12 @@
 #include <linux/io.h>
 #include <linux/module.h>
 #include <linux/poll.h>
+#include <linux/seq_file.h>
 #include <linux/slab.h>
 #include <linux/time.h>
 #include <linux/uaccess.h>
 #include <linux/vmalloc.h>
+#include <linux/workqueue.h>
 
 #include "compat.h"
 #include "uring.h"
@@ -32,6 +34,7 @@
 #define UPV_STUCK_WAIT (5 * HZ)
 
 static dev_t upv_numbers;
+static struct workqueue_struct *upv_wq; /* what ends rings whose processes do not */
 static struct cdev upv_ring_cdev, upv_file_cdev;
 static DEFINE_MUTEX(upv_nodes_lock); /* guards both */
 static DEFINE_IDR(upv_ring_nodes);   /* struct upv_user, by minor */
@@ -69,6 +72,7 @@ static void upv_uring_free(struct kref *ref)
 
 	upv_med_unregister(u);
 	upv_med_exit(u);
+	WARN_ON_ONCE(atomic_long_read(&u->pinned));
 	for (i = 0; i < u->nr_chunks; i++)
 		upv_free_pages(u->chunks[i], u->chunk_len);
 	kfree(u->chunks);
@@ -111,13 +115,13 @@ u32 upv_uring_ready(struct upv_uring *u)
 	return upv_pending(smp_load_acquire(&u->words->cq_tail), READ_ONCE(u->words->cq_head), u->user_cq_entries);
 }
 
-/* Tells who waits that there are new CQEs. With cq_lock held. */
-void upv_uring_wake(struct upv_uring *u)
+/* Tells who waits that there are new CQEs, also by the eventfd. With cq_lock held. */
+void upv_uring_wake(struct upv_uring *u, bool eventfd)
 {
 	u32 flags = READ_ONCE(*(u->mapped ? u->cq_flags : &u->words->cq_flags));
 
 	wake_up_poll(&u->wait, EPOLLIN | EPOLLRDNORM);
-	if (u->eventfd && !(flags & IORING_CQ_EVENTFD_DISABLED))
+	if (eventfd && u->eventfd && !(flags & IORING_CQ_EVENTFD_DISABLED))
 		upv_eventfd_signal(u->eventfd);
 }
 
@@ -125,8 +129,10 @@ void upv_uring_wake(struct upv_uring *u)
 void upv_uring_ring(struct upv_uring *u)
 {
 	virt_mb(); /* the tail before the flags (section 4, Notify) */
-	if (!u->sqpoll || READ_ONCE(*u->sq_flags) & IORING_SQ_NEED_WAKEUP)
+	if (!u->sqpoll || READ_ONCE(*u->sq_flags) & IORING_SQ_NEED_WAKEUP) {
+		u->doorbells++;
 		writel(1, u->doorbell);
+	}
 }
 
 /* --- Birth --- */
@@ -334,17 +340,19 @@ static int upv_uring_kill(struct upv_uring *u, bool reset)
 		return 0;
 	if (!reset && !upv_gone(u->dev))
 		ret = upv_command(u->dev, URINGPV_CMD_RING_DESTROY, u->index, NULL, 0);
+	if (ret == -ENXIO)
+		ret = 0; /* there is none any more */
+	if (!ret && !u->mapped && u->reqs && u->cqes)
+		upv_med_end(u); /* who sees a dead ring sees all its CQEs */
 	mutex_lock(&u->user->map_lock);
 	WRITE_ONCE(u->dead, true);
 	mutex_unlock(&u->user->map_lock);
 	if (u->mapping)
 		unmap_mapping_range(u->mapping, URINGPV_OFF_DOORBELL, PAGE_SIZE, 1);
-	if (ret && ret != -ENXIO) {
+	if (ret) {
 		wake_up_all(&u->wait);
 		return ret;
 	}
-	if (!u->mapped && u->reqs && u->cqes)
-		upv_med_end(u);
 	upv_unclaim(u);
 	wake_up_all(&u->wait);
 	return 0;
@@ -380,6 +388,7 @@ static int upv_do_setup(struct upv_uring *u, struct uringpv_user_setup *s)
 	} else {
 		u->params = *p;
 		ret = upv_med_init(u);
+		d.nr_slots = u->nr_entries ? u->first + u->nr_entries : 0;
 		for (i = 0; i < 8 * URINGPV_OPCODE_BYTES; i++)
 			if (upv_med_translates(i))
 				upv_want(&d, u->user->opcodes, i);
@@ -712,7 +721,7 @@ static void upv_stuck(struct work_struct *work)
 	ret = upv_uring_kill(u, false);
 	mutex_unlock(&u->lock);
 	if (ret)
-		queue_delayed_work(system_wq, &u->stuck_work, UPV_STUCK_WAIT);
+		queue_delayed_work(upv_wq, &u->stuck_work, UPV_STUCK_WAIT);
 	else
 		upv_uring_put(u);
 }
@@ -738,7 +747,7 @@ static int upv_ring_open(struct inode *inode, struct file *file)
 	kref_init(&u->ref);
 	mutex_init(&u->lock);
 	mutex_init(&u->cq_lock);
-	spin_lock_init(&u->free_lock);
+	spin_lock_init(&u->spin);
 	init_waitqueue_head(&u->wait);
 	INIT_LIST_HEAD(&u->late);
 	INIT_DELAYED_WORK(&u->stuck_work, upv_stuck);
@@ -757,7 +766,7 @@ static int upv_ring_release(struct inode *inode, struct file *file)
 	ret = upv_uring_kill(u, false);
 	mutex_unlock(&u->lock);
 	if (ret)
-		queue_delayed_work(system_wq, &u->stuck_work, UPV_STUCK_WAIT);
+		queue_delayed_work(upv_wq, &u->stuck_work, UPV_STUCK_WAIT);
 	else
 		upv_uring_put(u);
 	return 0;
@@ -889,6 +898,7 @@ static irqreturn_t upv_user_thread(int irq, void *data)
 	unsigned int i;
 
 	mutex_lock(&user->lock);
+	user->interrupts++;
 	for (i = 0; i < user->nr_rings; i++) {
 		struct upv_uring *u = user->rings[i];
 		u32 tail;
@@ -903,13 +913,15 @@ static irqreturn_t upv_user_thread(int irq, void *data)
 		tail = smp_load_acquire(u->cq_tail);
 		if (tail != u->seen) {
 			u->seen = tail;
-			upv_uring_wake(u);
+			upv_uring_wake(u, true);
 		}
 		mutex_unlock(&u->cq_lock);
 	}
 	mutex_unlock(&user->lock);
 	return IRQ_HANDLED;
 }
+
+static void upv_end_work(struct work_struct *work);
 
 /* Gives programs the rings that the disks have left. The function works without, too. */
 int upv_user_add(struct upv_dev *dev)
@@ -926,6 +938,7 @@ int upv_user_add(struct upv_dev *dev)
 	kref_init(&user->ref);
 	mutex_init(&user->lock);
 	mutex_init(&user->map_lock);
+	INIT_WORK(&user->end_work, upv_end_work);
 	user->dev = dev;
 	user->first = dev->nr_rings;
 	user->nr_rings = dev->nr_user_rings;
@@ -989,11 +1002,20 @@ static void upv_kill_all(struct upv_user *user, bool reset)
 	}
 }
 
-/* The device has been reset: programs' rings are no more. */
+static void upv_end_work(struct work_struct *work)
+{
+	upv_kill_all(container_of(work, struct upv_user, end_work), false);
+}
+
+/*
+ * The device has been reset: programs' rings are no more. Who resets does not wait
+ * until they know. A process that submits may be waiting for a page of its memory,
+ * and that for a disk of this function's, whose requests go on after the reset.
+ */
 void upv_user_reset(struct upv_dev *dev)
 {
 	if (dev->user)
-		upv_kill_all(dev->user, false);
+		queue_work(upv_wq, &dev->user->end_work);
 }
 
 /* No new rings and no new files; the rings that there are end, as far as the host lets them. */
@@ -1030,9 +1052,46 @@ void upv_user_remove(struct upv_dev *dev)
 	if (!user)
 		return;
 	free_irq(pci_irq_vector(dev->pdev, dev->user_vector), user);
+	cancel_work_sync(&user->end_work);
 	upv_kill_all(user, true);
 	dev->user = NULL;
 	upv_user_put(user);
+}
+
+/* --- debugfs --- */
+
+/* Programs' rings: as the driver and the process see them, then the device's own counters. With no lock of theirs. */
+void upv_user_show(struct seq_file *s, struct upv_dev *dev)
+{
+	struct upv_user *user = dev->user;
+	unsigned int i;
+
+	if (!user)
+		return;
+	mutex_lock(&user->lock);
+	seq_printf(s, "interrupts %llu\n", user->interrupts);
+	seq_puts(s, "ring kind state in_flight late pinned doorbells sq cq device_sq sq_flags device_cq cq_flags"
+		    " host_sqes host_cqes host_doorbells host_interrupts\n");
+	for (i = 0; i < user->nr_rings; i++) {
+		struct upv_uring *u = user->rings[i];
+		struct uringpv_ring_stats st = {};
+
+		if (!u || !smp_load_acquire(&u->ready))
+			continue;
+		upv_command(dev, URINGPV_CMD_RING_STATS, u->index, &st, sizeof(st));
+		seq_printf(s, "%u %s %s ", u->index, u->mapped ? "mapped" : "mediated", READ_ONCE(u->dead) ? "dead" : "alive");
+		if (u->mapped)
+			seq_printf(s, "- - %lu %llu - -", (unsigned long)u->nr_chunks * (u->chunk_len >> PAGE_SHIFT),
+				   READ_ONCE(u->doorbells));
+		else
+			seq_printf(s, "%u %u %ld %llu %u-%u %u-%u", u->nr_reqs - READ_ONCE(u->nr_free), READ_ONCE(u->nr_late),
+				   atomic_long_read(&u->pinned), READ_ONCE(u->doorbells), READ_ONCE(u->user_head),
+				   READ_ONCE(u->words->sq_tail), READ_ONCE(u->words->cq_head), READ_ONCE(u->user_tail));
+		seq_printf(s, " %u-%u %#x %u-%u %#x %llu %llu %llu %llu\n", READ_ONCE(*u->sq_head), READ_ONCE(*u->sq_tail),
+			   READ_ONCE(*u->sq_flags), READ_ONCE(*u->cq_head), READ_ONCE(*u->cq_tail), READ_ONCE(*u->cq_flags),
+			   st.sqes, st.cqes, st.doorbells, st.interrupts);
+	}
+	mutex_unlock(&user->lock);
 }
 
 /* --- The module's --- */
@@ -1041,9 +1100,12 @@ int upv_user_init(void)
 {
 	int ret;
 
+	upv_wq = alloc_workqueue(UPV_NAME, WQ_UNBOUND, 0);
+	if (!upv_wq)
+		return -ENOMEM;
 	ret = alloc_chrdev_region(&upv_numbers, 0, UPV_MAX_RING_NODES + UPV_MAX_FILE_NODES, UPV_NAME);
 	if (ret)
-		return ret;
+		goto wq;
 	ret = class_register(&upv_class);
 	if (ret)
 		goto region;
@@ -1061,6 +1123,8 @@ class:
 	class_unregister(&upv_class);
 region:
 	unregister_chrdev_region(upv_numbers, UPV_MAX_RING_NODES + UPV_MAX_FILE_NODES);
+wq:
+	destroy_workqueue(upv_wq);
 	return ret;
 }
 
@@ -1070,6 +1134,7 @@ void upv_user_exit(void)
 	cdev_del(&upv_ring_cdev);
 	class_unregister(&upv_class);
 	unregister_chrdev_region(upv_numbers, UPV_MAX_RING_NODES + UPV_MAX_FILE_NODES);
+	destroy_workqueue(upv_wq); /* waits for the last steps of what has ended a ring */
 	idr_destroy(&upv_ring_nodes);
 	idr_destroy(&upv_file_nodes);
 }

@@ -51,6 +51,7 @@ struct upv_words {
 /* Memory that was registered by IORING_REGISTER_BUFFERS; requests hold it. */
 struct upv_buf {
 	struct kref ref;
+	struct upv_uring *u; /* whose it is: the table's and all requests' */
 	struct mm_struct *mm; /* whose locked memory it counts as */
 	u64 addr, len;
 	unsigned int nr;
@@ -60,8 +61,10 @@ struct upv_buf {
 /* An entry of a registered table of files. */
 struct upv_slot {
 	bool used;
-	fmode_t mode; /* of the open file */
-	u32 index;    /* the device's */
+	bool reserved; /* an ACCEPT under way has chosen it */
+	fmode_t mode;  /* of the open file */
+	u32 index;     /* the device's */
+	u32 coming;    /* not used yet: entry of the device's ring that an ACCEPT under way fills; 0: none */
 };
 
 /* Requests that are linked, while any of them is under way. */
@@ -99,8 +102,12 @@ struct upv_req {
 
 	struct bio_vec *pieces; /* pages of the process; nr_data are data */
 	unsigned int nr_data, nr_pieces;
-	unsigned int header, name; /* RECVMSG: pieces of the header and of the name; the end is nr_pieces */
+	bool answers; /* RECVMSG, ACCEPT: what is said of the peer goes to the pieces from header on */
+	unsigned int header, name; /* pieces of the msghdr or socklen_t and of the name; the end is nr_pieces */
 	u32 name_room;
+	u32 slot;  /* ACCEPT, CLOSE: entry of the process's table */
+	u32 entry; /* the same: entry of the device's ring, 0: none */
+	bool alloc; /* ACCEPT: the driver has chosen the slot */
 
 	struct upv_mem *mem;
 	void *bounce;
@@ -149,6 +156,7 @@ struct upv_uring {
 	struct io_uring_cqe *cqes;
 	u32 sq_entries, sq_mask, cq_mask;
 	u32 tail, shown; /* under lock: SQEs written, SQEs that the device has been told of */
+	u64 doorbells;   /* under lock */
 	u32 head;        /* under cq_lock: CQEs taken */
 	bool ended;      /* under cq_lock: there is no ring to take them from */
 	u32 timeouts;    /* under cq_lock: TIMEOUTs that have ended, which end waits */
@@ -173,9 +181,13 @@ struct upv_uring {
 	u32 nr_reqs;
 	u32 *free;
 	u32 nr_free;
-	spinlock_t free_lock;
-	struct upv_slot *slots; /* under lock */
+	spinlock_t spin; /* guards the free requests, the slots and the entries */
+	struct upv_slot *slots; /* the table itself is also under lock */
 	unsigned int nr_slots;
+	unsigned long *entries;         /* of the device's ring, that sockets have or will have */
+	unsigned int nr_entries, first; /* in the bitmap; and the index of the first one */
+	u32 nothing;                    /* URINGPV_SLOT_EMPTY, for the device to read */
+	atomic_long_t pinned;           /* pages */
 	struct upv_buf **bufs; /* under lock */
 	unsigned int nr_bufs;
 	struct upv_restrictions restrictions;
@@ -192,11 +204,13 @@ struct upv_uring {
 struct upv_user {
 	struct kref ref;
 	struct upv_dev *dev; /* for rings that are in the table, and with lock held */
-	struct mutex lock;   /* the table, and gone */
+	struct mutex lock;   /* the table, gone, interrupts */
 	bool gone;
 	struct mutex map_lock; /* a ring's death, against its doorbell's mapping */
 	int minor;
 	struct device *node;
+	struct work_struct end_work; /* ends rings after a reset */
+	u64 interrupts;
 	struct upv_uring *rings[UPV_MAX_USER_RINGS];
 	unsigned int nr_rings, first; /* places in the table, and the first one's index */
 	struct upv_node *files;
@@ -227,7 +241,7 @@ static inline u32 upv_pending(u32 tail, u32 head, u32 entries)
 #define UPV_SETUP_NO_SQARRAY (1U << 16) /* IORING_SETUP_NO_SQARRAY, since 6.6 */
 bool upv_uring_file(struct upv_uring *u, int fd, u32 *index, fmode_t *mode);
 u32 upv_uring_ready(struct upv_uring *u);
-void upv_uring_wake(struct upv_uring *u);
+void upv_uring_wake(struct upv_uring *u, bool eventfd);
 void upv_uring_ring(struct upv_uring *u);
 
 /* uring_io.c */
@@ -241,6 +255,7 @@ bool upv_med_knows(struct upv_uring *u, unsigned int op);
 
 /* uring_reg.c */
 int upv_med_register(struct upv_uring *u, struct uringpv_user_register *r);
+void upv_entry_put(struct upv_uring *u, u32 index);
 void upv_med_unregister(struct upv_uring *u);
 void upv_buf_put(struct upv_buf *buf);
 

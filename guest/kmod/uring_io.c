@@ -6,6 +6,7 @@
  * A request's memory is pinned from its SQE to its last CQE. What the device is
  * given are addresses of pinned pages and of memory of the driver's.
  */
+#include <linux/bitmap.h>
 #include <linux/delay.h>
 #include <linux/highmem.h>
 #include <linux/io.h>
@@ -61,10 +62,10 @@ static struct upv_req *upv_req_get(struct upv_uring *u)
 
 	if (!READ_ONCE(u->nr_free))
 		upv_med_reap(u, false);
-	spin_lock(&u->free_lock);
+	spin_lock(&u->spin);
 	if (u->nr_free)
 		req = &u->reqs[u->free[--u->nr_free]];
-	spin_unlock(&u->free_lock);
+	spin_unlock(&u->spin);
 	return req;
 }
 
@@ -75,13 +76,15 @@ static void upv_chain_put(struct upv_chain *chain)
 }
 
 /* Lets go of all that the request holds. Its chain is guarded by cq_lock. */
-static void upv_req_release(struct upv_req *req)
+static void upv_req_release(struct upv_uring *u, struct upv_req *req)
 {
 	u32 gen = req->gen;
 	unsigned int i;
 
 	for (i = 0; req->pinned && i < req->nr_pieces; i++)
 		unpin_user_pages_dirty_lock(&req->pieces[i].bv_page, 1, req->in);
+	if (req->pinned)
+		atomic_long_sub(req->nr_pieces, &u->pinned);
 	kvfree(req->pieces);
 	kfree(req->mem);
 	if (req->bounce)
@@ -95,16 +98,93 @@ static void upv_req_release(struct upv_req *req)
 
 static void upv_req_put(struct upv_uring *u, struct upv_req *req)
 {
-	upv_req_release(req);
-	spin_lock(&u->free_lock);
+	upv_req_release(u, req);
+	spin_lock(&u->spin);
 	u->free[u->nr_free++] = req - u->reqs;
-	spin_unlock(&u->free_lock);
+	spin_unlock(&u->spin);
 }
 
 /* The device's user_data of a request. */
 static u64 upv_tag(struct upv_uring *u, struct upv_req *req)
 {
 	return (u64)req->gen << 32 | (u32)(req - u->reqs);
+}
+
+/* --- Entries of the device's ring that sockets have which ACCEPT made --- */
+
+/* Sockets of one ring, at most. */
+#define UPV_MAX_ENTRIES 64u
+
+/* An empty entry, 0 if there is none. With spin held. */
+static u32 upv_entry_get(struct upv_uring *u)
+{
+	unsigned int i = find_first_zero_bit(u->entries, u->nr_entries);
+
+	if (i >= u->nr_entries)
+		return 0;
+	__set_bit(i, u->entries);
+	return u->first + i;
+}
+
+/* Empties an entry if it is a socket's that was accepted; requests under way keep the socket. */
+void upv_entry_put(struct upv_uring *u, u32 index)
+{
+	struct uringpv_register r = {
+		.opcode = IORING_REGISTER_FILES_UPDATE,
+		.nr_args = 1,
+		.addr = virt_to_phys(&u->nothing),
+		.offset = index,
+	};
+	int ret;
+
+	if (!u->nr_entries || index < u->first)
+		return;
+	ret = READ_ONCE(u->ended) ? 0 : upv_command(u->dev, URINGPV_CMD_RING_REGISTER, u->index, &r, sizeof(r));
+	if (ret) {
+		if (ret != -ENXIO) /* the ring has gone; else it stays out of use */
+			pr_warn_ratelimited(UPV_NAME ": ring %u: entry %u: error %d\n", u->index, index, ret);
+		return;
+	}
+	spin_lock(&u->spin);
+	__clear_bit(index - u->first, u->entries);
+	spin_unlock(&u->spin);
+}
+
+/* ACCEPT and CLOSE have ended: what that does to the process's table. */
+static s32 upv_slot_change(struct upv_uring *u, struct upv_req *req, s32 res)
+{
+	struct upv_slot *slot = NULL;
+	u32 full = 0, empty = 0;
+
+	spin_lock(&u->spin);
+	if (req->slot < u->nr_slots)
+		slot = &u->slots[req->slot];
+	if (req->opcode == IORING_OP_ACCEPT) {
+		if (slot && slot->coming == req->entry)
+			slot->coming = 0;
+		if (slot && req->alloc)
+			slot->reserved = false;
+		if (res < 0) {
+			empty = req->entry;
+		} else if (!slot) {
+			full = req->entry; /* the table has gone meanwhile */
+		} else {
+			full = slot->used ? slot->index : 0;
+			slot->used = true;
+			slot->mode = FMODE_READ | FMODE_WRITE;
+			slot->index = req->entry;
+			res = req->alloc ? req->slot : res;
+		}
+	} else if (res >= 0 && slot && slot->used && slot->index == req->entry) {
+		slot->used = false;
+		empty = req->entry;
+	}
+	if (u->nr_entries && empty >= u->first)
+		__clear_bit(empty - u->first, u->entries);
+	spin_unlock(&u->spin);
+	if (full)
+		upv_entry_put(u, full);
+	return res;
 }
 
 /* --- Completions. All with cq_lock held --- */
@@ -165,8 +245,7 @@ static void upv_show(struct upv_uring *u, bool inl)
 		return;
 	u->user_shown = u->user_tail;
 	smp_store_release(&u->words->cq_tail, u->user_tail);
-	if (!(inl && u->eventfd_async))
-		upv_uring_wake(u);
+	upv_uring_wake(u, !(inl && u->eventfd_async));
 }
 
 /* Copies between a request's pieces, from the first one on, and memory of the driver's. */
@@ -184,7 +263,7 @@ static void upv_copy(struct bio_vec *piece, unsigned int n, void *mem, size_t le
 	}
 }
 
-/* Writes what RECVMSG has to say into the process's msghdr. */
+/* Writes what RECVMSG or ACCEPT has to say of the peer into the process's msghdr, or sockaddr and socklen_t. */
 static void upv_put_msg(struct upv_req *req)
 {
 	struct upv_mem *m = req->mem;
@@ -194,6 +273,10 @@ static void upv_put_msg(struct upv_req *req)
 
 	if (req->name_room)
 		upv_copy(name, req->nr_pieces - req->name, m->name, min(len, req->name_room), true);
+	if (req->opcode == IORING_OP_ACCEPT) {
+		upv_copy(h, req->name - req->header, &len, sizeof(len), true);
+		return;
+	}
 	upv_copy(h, req->name - req->header, &msg, sizeof(msg), false);
 	msg.msg_namelen = req->name_room ? len : 0;
 	msg.msg_controllen = 0;
@@ -222,10 +305,12 @@ static void upv_finish(struct upv_uring *u, struct upv_req *req, s32 res, u32 fl
 		req->chain->silent = true;
 	if (req->bounce && req->in && res > 0)
 		upv_copy(req->pieces, req->nr_data, req->bounce, min_t(size_t, res, req->bounce_len), true);
-	if (req->opcode == IORING_OP_RECVMSG && req->header && res >= 0)
+	if (req->answers && res >= 0)
 		upv_put_msg(req);
 	if (req->opcode == IORING_OP_TIMEOUT)
 		WRITE_ONCE(u->timeouts, u->timeouts + 1);
+	if (req->entry || req->opcode == IORING_OP_CLOSE)
+		res = upv_slot_change(u, req, res);
 	if (say)
 		upv_post(u, req->user_data, res, flags);
 	if (!(flags & IORING_CQE_F_MORE)) {
@@ -251,6 +336,7 @@ static void upv_take(struct upv_uring *u)
 		u->head++;
 		virt_store_release(u->cq_head, u->head);
 	}
+	virt_mb(); /* the head before the flags: either the device sees room, or this that it has more */
 	if (READ_ONCE(*u->sq_flags) & IORING_SQ_CQ_OVERFLOW && !READ_ONCE(u->dead))
 		writel(1, u->doorbell); /* the device has more */
 }
@@ -273,11 +359,11 @@ void upv_med_end(struct upv_uring *u)
 	u32 i;
 
 	mutex_lock(&u->cq_lock);
+	u->ended = true;
 	upv_take(u);
 	for (i = 0; i < u->nr_reqs; i++)
 		if (u->reqs[i].busy)
 			upv_finish(u, &u->reqs[i], -ECANCELED, 0);
-	u->ended = true;
 	upv_show(u, false);
 	mutex_unlock(&u->cq_lock);
 }
@@ -297,7 +383,7 @@ static u64 upv_pages(u64 addr, u64 len)
 }
 
 /* Pins len bytes at addr, as far as the pieces reach. */
-static int upv_pin(struct upv_req *req, u64 addr, u64 len, unsigned int limit)
+static int upv_pin(struct upv_uring *u, struct upv_req *req, u64 addr, u64 len, unsigned int limit)
 {
 	struct page *pages[16];
 
@@ -318,6 +404,7 @@ static int upv_pin(struct upv_req *req, u64 addr, u64 len, unsigned int limit)
 			addr += p->bv_len;
 			len -= p->bv_len;
 		}
+		atomic_long_add(got, &u->pinned);
 	}
 	return 0;
 }
@@ -339,7 +426,7 @@ static int upv_data_at(struct upv_build *b, u64 addr, u64 len)
 		return -EFAULT;
 	ret = upv_pieces(req, upv_pages(addr, len));
 	if (!ret)
-		ret = upv_pin(req, addr, len, UPV_MAX_PIECES);
+		ret = upv_pin(b->u, req, addr, len, UPV_MAX_PIECES);
 	req->nr_data = req->nr_pieces;
 	return ret;
 }
@@ -373,7 +460,7 @@ static int upv_data_of(struct upv_build *b, u64 addr, u64 n)
 	if (!ret)
 		ret = upv_pieces(req, pages);
 	for (i = 0; !ret && i < n; i++)
-		ret = upv_pin(req, (unsigned long)iov[i].iov_base, iov[i].iov_len, UPV_MAX_PIECES);
+		ret = upv_pin(b->u, req, (unsigned long)iov[i].iov_base, iov[i].iov_len, UPV_MAX_PIECES);
 	req->nr_data = req->nr_pieces;
 	kvfree(iov);
 	return ret;
@@ -386,9 +473,11 @@ static int upv_data_in(struct upv_build *b, u64 addr, u64 len, unsigned int i)
 	struct upv_buf *buf;
 	int ret;
 
-	if (i >= b->u->nr_bufs || !b->u->bufs[i])
+	if (i >= b->u->nr_bufs)
 		return -EFAULT;
-	buf = b->u->bufs[i];
+	buf = b->u->bufs[array_index_nospec(i, b->u->nr_bufs)];
+	if (!buf)
+		return -EFAULT;
 	if (addr < buf->addr || addr - buf->addr > buf->len || len > buf->len - (addr - buf->addr))
 		return -EFAULT;
 	kref_get(&buf->ref);
@@ -515,6 +604,19 @@ static int upv_message(struct upv_build *b)
 	return 0;
 }
 
+/* Pins what is written when the CQE has come: len bytes at header, and room for the name. */
+static int upv_answer(struct upv_build *b, u64 header, u32 len, u64 name)
+{
+	struct upv_req *req = b->req;
+	int ret;
+
+	req->answers = true;
+	req->header = req->nr_pieces;
+	ret = upv_pin(b->u, req, header, len, UPV_MAX_PIECES + 4);
+	req->name = req->nr_pieces;
+	return ret ?: upv_pin(b->u, req, name, req->name_room, UPV_MAX_PIECES + 4);
+}
+
 static int upv_msg(struct upv_build *b)
 {
 	struct upv_req *req = b->req;
@@ -537,12 +639,7 @@ static int upv_msg(struct upv_build *b)
 		return ret;
 	req->name_room = min_t(u32, msg.msg_namelen, sizeof(req->mem->name));
 	if (req->in) {
-		/* The header and the name are written when the CQE has come. */
-		req->header = req->nr_pieces;
-		ret = upv_pin(req, at, sizeof(msg), UPV_MAX_PIECES + 4);
-		req->name = req->nr_pieces;
-		if (!ret)
-			ret = upv_pin(req, (unsigned long)msg.msg_name, req->name_room, UPV_MAX_PIECES + 4);
+		ret = upv_answer(b, at, sizeof(msg), (unsigned long)msg.msg_name);
 	} else if (copy_from_user(req->mem->name, msg.msg_name, req->name_room)) {
 		ret = -EFAULT;
 	}
@@ -585,6 +682,8 @@ static int upv_time(struct upv_build *b, u64 from, __u64 *to)
 	if (ret)
 		return ret;
 	ts = &b->req->mem->ts;
+	if (flags & IORING_TIMEOUT_BOOTTIME && flags & IORING_TIMEOUT_REALTIME)
+		return -EINVAL;
 	if (copy_from_user(ts, u64_to_user_ptr(from), sizeof(*ts)))
 		return -EFAULT;
 	if (flags & IORING_TIMEOUT_ABS) {
@@ -618,8 +717,8 @@ static int upv_target(struct upv_build *b, u64 user_data, __u64 *tag)
 			continue;
 		if (b->req->opcode == IORING_OP_POLL_REMOVE && req->opcode != IORING_OP_POLL_ADD)
 			continue;
-		if (b->req->opcode == IORING_OP_TIMEOUT_REMOVE && req->opcode != IORING_OP_TIMEOUT &&
-		    req->opcode != IORING_OP_LINK_TIMEOUT)
+		if (b->req->opcode == IORING_OP_TIMEOUT_REMOVE &&
+		    req->opcode != (b->sqe.timeout_flags & IORING_LINK_TIMEOUT_UPDATE ? IORING_OP_LINK_TIMEOUT : IORING_OP_TIMEOUT))
 			continue;
 		*tag = upv_tag(u, req);
 		ret = 0;
@@ -627,6 +726,20 @@ static int upv_target(struct upv_build *b, u64 user_data, __u64 *tag)
 	}
 	mutex_unlock(&u->cq_lock);
 	return ret;
+}
+
+/* What entry i of the process's table is, or will be when the requests before this one are done. */
+static bool upv_slot(struct upv_uring *u, u32 i, u32 *index, fmode_t *mode)
+{
+	struct upv_slot slot = {};
+
+	spin_lock(&u->spin);
+	if (i < u->nr_slots)
+		slot = u->slots[array_index_nospec(i, u->nr_slots)];
+	spin_unlock(&u->spin);
+	*index = slot.used ? slot.index : slot.coming;
+	*mode = slot.used ? slot.mode : FMODE_READ | FMODE_WRITE;
+	return slot.used || slot.coming;
 }
 
 static int upv_cancel(struct upv_build *b)
@@ -640,13 +753,9 @@ static int upv_cancel(struct upv_build *b)
 	if (flags & IORING_ASYNC_CANCEL_FD) {
 		u32 fd = b->sqe.fd, file;
 
-		if (flags & IORING_ASYNC_CANCEL_FD_FIXED) {
-			if (fd >= b->u->nr_slots || !b->u->slots[fd].used)
-				return -EBADF;
-			file = b->u->slots[fd].index;
-		} else if (!upv_uring_file(b->u, fd, &file, &mode)) {
+		if (!(flags & IORING_ASYNC_CANCEL_FD_FIXED ? upv_slot(b->u, fd, &file, &mode) :
+							     upv_uring_file(b->u, fd, &file, &mode)))
 			return -EBADF;
-		}
 		b->sqe.fd = file;
 		b->sqe.cancel_flags |= IORING_ASYNC_CANCEL_FD_FIXED;
 		return 0;
@@ -674,6 +783,79 @@ static int upv_connect(struct upv_build *b)
 	return 0;
 }
 
+/* ACCEPT, whose socket goes into the process's table. */
+static int upv_accept(struct upv_build *b)
+{
+	struct upv_uring *u = b->u;
+	struct upv_req *req = b->req;
+	u64 name = b->sqe.addr, lenp = b->sqe.addr2;
+	u32 i = b->sqe.file_index;
+	int ret;
+
+	if (!i)
+		return -EINVAL; /* a descriptor of the process's would be a file of the guest's */
+	if (name) {
+		s32 room;
+
+		ret = upv_mem(req, 0) ?: upv_pieces(req, 0);
+		if (ret)
+			return ret;
+		if (get_user(room, (s32 __user *)u64_to_user_ptr(lenp)))
+			return -EFAULT;
+		if (room < 0)
+			return -EINVAL;
+		req->mem->msg.namelen = req->name_room = min_t(u32, room, sizeof(req->mem->name));
+		ret = upv_answer(b, lenp, sizeof(room), name);
+		if (ret)
+			return ret;
+		b->sqe.addr = upv_addr(u, req->mem->name);
+		b->sqe.addr2 = upv_addr(u, &req->mem->msg.namelen);
+	}
+	spin_lock(&u->spin);
+	req->alloc = i == IORING_FILE_INDEX_ALLOC;
+	if (req->alloc)
+		for (i = 0; i < u->nr_slots && (u->slots[i].used || u->slots[i].reserved);)
+			i++;
+	else
+		i--;
+	if (i >= u->nr_slots) {
+		ret = req->alloc ? -ENFILE : u->nr_slots ? -EINVAL : -ENXIO;
+	} else {
+		i = array_index_nospec(i, u->nr_slots);
+		req->slot = i;
+		req->entry = upv_entry_get(u);
+		ret = req->entry ? 0 : -ENFILE;
+	}
+	if (!ret) {
+		u->slots[i].coming = req->entry;
+		u->slots[i].reserved |= req->alloc;
+	}
+	spin_unlock(&u->spin);
+	b->sqe.file_index = req->entry + 1;
+	return ret;
+}
+
+/* CLOSE of an entry of the process's table. Only a socket that was accepted is the device's to close. */
+static int upv_close(struct upv_build *b)
+{
+	struct io_uring_sqe *sqe = &b->sqe;
+	u32 i = sqe->file_index;
+	fmode_t mode;
+
+	if (!i || sqe->fd || sqe->off || sqe->addr || sqe->len || sqe->rw_flags || sqe->buf_index)
+		return -EINVAL;
+	if (!upv_slot(b->u, i - 1, &b->req->entry, &mode))
+		return -EBADF;
+	b->req->slot = i - 1;
+	if (b->u->nr_entries && b->req->entry >= b->u->first) {
+		sqe->file_index = b->req->entry + 1;
+	} else {
+		sqe->opcode = IORING_OP_NOP;
+		sqe->file_index = 0;
+	}
+	return 0;
+}
+
 /* What opcodes are like. */
 enum {
 	UPV_NO_FILE = 1,
@@ -696,10 +878,12 @@ static const u8 upv_traits[] = {
 	[IORING_OP_RECVMSG] = UPV_KNOWN | UPV_NEEDS_READ,
 	[IORING_OP_TIMEOUT] = UPV_KNOWN | UPV_NO_FILE,
 	[IORING_OP_TIMEOUT_REMOVE] = UPV_KNOWN | UPV_NO_FILE,
+	[IORING_OP_ACCEPT] = UPV_KNOWN | UPV_NEEDS_READ,
 	[IORING_OP_ASYNC_CANCEL] = UPV_KNOWN | UPV_NO_FILE,
 	[IORING_OP_LINK_TIMEOUT] = UPV_KNOWN | UPV_NO_FILE,
 	[IORING_OP_CONNECT] = UPV_KNOWN | UPV_NEEDS_WRITE,
 	[IORING_OP_FALLOCATE] = UPV_KNOWN | UPV_NEEDS_WRITE,
+	[IORING_OP_CLOSE] = UPV_KNOWN | UPV_NO_FILE,
 	[IORING_OP_READ] = UPV_KNOWN | UPV_NEEDS_READ,
 	[IORING_OP_WRITE] = UPV_KNOWN | UPV_NEEDS_WRITE,
 	[IORING_OP_SEND] = UPV_KNOWN | UPV_NEEDS_WRITE,
@@ -738,10 +922,8 @@ static int upv_file(struct upv_build *b)
 	u32 fd = b->sqe.fd;
 
 	if (b->sqe.flags & IOSQE_FIXED_FILE) {
-		if (fd >= b->u->nr_slots || !b->u->slots[fd].used)
+		if (!upv_slot(b->u, fd, &b->file, &b->mode))
 			return -EBADF;
-		b->file = b->u->slots[fd].index;
-		b->mode = b->u->slots[fd].mode;
 	} else if (!upv_uring_file(b->u, fd, &b->file, &b->mode)) {
 		return -EBADF;
 	}
@@ -769,6 +951,8 @@ static u16 upv_ioprio(u8 op)
 	case IORING_OP_SENDMSG:
 	case IORING_OP_RECVMSG:
 		return IORING_RECVSEND_POLL_FIRST;
+	case IORING_OP_ACCEPT:
+		return 6; /* IORING_ACCEPT_DONTWAIT and _POLL_FIRST, since 6.10 */
 	}
 	return 0;
 }
@@ -791,14 +975,16 @@ static int upv_translate(struct upv_build *b)
 	if (!upv_allowed(b->u, sqe))
 		return -EACCES;
 	/* What is not looked at below must be nothing: it could be an address, now or in a later kernel. */
-	if (sqe->personality || sqe->file_index || memchr_inv((u8 *)sqe + 48, 0, 16) || sqe->ioprio & ~upv_ioprio(op))
+	if (sqe->file_index && op != IORING_OP_ACCEPT && op != IORING_OP_CLOSE)
+		return -EINVAL;
+	if (sqe->personality || memchr_inv((u8 *)sqe + 48, 0, 16) || sqe->ioprio & ~upv_ioprio(op))
 		return -EINVAL;
 	req->in = upv_traits[op] & UPV_NEEDS_READ;
 	if (!(upv_traits[op] & UPV_NO_FILE)) {
 		ret = upv_file(b);
 		if (ret)
 			return ret;
-	} else if (op != IORING_OP_ASYNC_CANCEL) {
+	} else if (op != IORING_OP_ASYNC_CANCEL && op != IORING_OP_CLOSE) {
 		sqe->fd = 0;
 	}
 	switch (op) {
@@ -839,6 +1025,10 @@ static int upv_translate(struct upv_build *b)
 		return upv_cancel(b);
 	case IORING_OP_CONNECT:
 		return upv_connect(b);
+	case IORING_OP_ACCEPT:
+		return upv_accept(b);
+	case IORING_OP_CLOSE:
+		return upv_close(b);
 	default:
 		return sqe->buf_index ? -EINVAL : 0; /* there is no address in it */
 	}
@@ -1060,6 +1250,14 @@ int upv_med_init(struct upv_uring *u)
 	u->words->sq_mask = p->sq_entries - 1;
 	u->words->cq_mask = p->cq_entries - 1;
 	u->disabled = p->flags & IORING_SETUP_R_DISABLED;
+	u->nothing = URINGPV_SLOT_EMPTY;
+	u->first = u->user->nr_files;
+	if (upv_bit(u->user->opcodes, IORING_OP_ACCEPT) && u->dev->identity.max_ring_files > u->first) {
+		u->nr_entries = min(u->dev->identity.max_ring_files - u->first, UPV_MAX_ENTRIES);
+		u->entries = bitmap_zalloc(u->nr_entries, GFP_KERNEL_ACCOUNT);
+		if (!u->entries)
+			return -ENOMEM;
+	}
 
 	memset(&p->sq_off, 0, sizeof(p->sq_off));
 	memset(&p->cq_off, 0, sizeof(p->cq_off));
@@ -1098,4 +1296,5 @@ void upv_med_exit(struct upv_uring *u)
 	vfree(u->user_sqes);
 	kvfree(u->reqs);
 	kvfree(u->free);
+	bitmap_free(u->entries);
 }

@@ -19,6 +19,7 @@ static void upv_buf_free(struct kref *ref)
 	struct upv_buf *buf = container_of(ref, struct upv_buf, ref);
 
 	unpin_user_pages_dirty_lock(buf->pages, buf->nr, true);
+	atomic_long_sub(buf->nr, &buf->u->pinned);
 	account_locked_vm(buf->mm, buf->nr, false);
 	mmdrop(buf->mm);
 	kvfree(buf);
@@ -30,7 +31,7 @@ void upv_buf_put(struct upv_buf *buf)
 }
 
 /* Pins and accounts a buffer, as io_uring does: writable, at most 1 GiB. An empty one is NULL. */
-static struct upv_buf *upv_buf_get(const struct iovec *iov)
+static struct upv_buf *upv_buf_get(struct upv_uring *u, const struct iovec *iov)
 {
 	u64 addr = (unsigned long)iov->iov_base, len = iov->iov_len;
 	struct upv_buf *buf;
@@ -55,7 +56,9 @@ static struct upv_buf *upv_buf_get(const struct iovec *iov)
 			goto unpin;
 		buf->nr += ret;
 	}
+	atomic_long_add(nr, &u->pinned);
 	kref_init(&buf->ref);
+	buf->u = u;
 	buf->mm = current->mm;
 	mmgrab(buf->mm);
 	buf->addr = addr;
@@ -85,9 +88,31 @@ static int upv_unregister_buffers(struct upv_uring *u)
 	return 0;
 }
 
-static int upv_register_buffers(struct upv_uring *u, u64 arg, u32 n)
+/* Fills entries from off on. Returns how many were done, or an errno. */
+static int upv_fill_bufs(struct upv_uring *u, u32 off, u64 iovs, u32 n)
 {
-	int ret = 0;
+	u32 i;
+
+	for (i = 0; i < n; i++) {
+		struct upv_buf *buf, **at = &u->bufs[off + i];
+		struct iovec iov;
+
+		if (copy_from_user(&iov, u64_to_user_ptr(iovs + i * sizeof(iov)), sizeof(iov)))
+			return i ?: -EFAULT;
+		buf = upv_buf_get(u, &iov);
+		if (IS_ERR(buf))
+			return i ?: PTR_ERR(buf);
+		if (*at)
+			upv_buf_put(*at);
+		*at = buf;
+	}
+	return n;
+}
+
+/* iovs 0: entries without buffers. */
+static int upv_register_buffers(struct upv_uring *u, u64 iovs, u32 n)
+{
+	int ret = n;
 
 	if (u->bufs)
 		return -EBUSY;
@@ -96,26 +121,31 @@ static int upv_register_buffers(struct upv_uring *u, u64 arg, u32 n)
 	u->bufs = kvcalloc(n, sizeof(*u->bufs), GFP_KERNEL_ACCOUNT);
 	if (!u->bufs)
 		return -ENOMEM;
-	while (!ret && u->nr_bufs < n) {
-		struct upv_buf *buf;
-		struct iovec iov;
-
-		if (copy_from_user(&iov, u64_to_user_ptr(arg + u->nr_bufs * sizeof(iov)), sizeof(iov))) {
-			ret = -EFAULT;
-			break;
-		}
-		buf = upv_buf_get(&iov);
-		if (IS_ERR(buf))
-			ret = PTR_ERR(buf);
-		else
-			u->bufs[u->nr_bufs++] = buf;
-	}
-	if (ret)
-		upv_unregister_buffers(u);
-	return ret;
+	u->nr_bufs = n;
+	if (iovs)
+		ret = upv_fill_bufs(u, 0, iovs, n);
+	if (ret == n)
+		return 0;
+	upv_unregister_buffers(u);
+	return ret < 0 ? ret : -EFAULT;
 }
 
 /* --- Files --- */
+
+/* Changes an entry; what an ACCEPT under way does to it stays as it is. */
+static void upv_put_slot(struct upv_uring *u, u32 i, struct upv_slot new)
+{
+	struct upv_slot old;
+
+	spin_lock(&u->spin);
+	old = u->slots[i];
+	new.reserved = old.reserved;
+	new.coming = old.coming;
+	u->slots[i] = new;
+	spin_unlock(&u->spin);
+	if (old.used)
+		upv_entry_put(u, old.index);
+}
 
 /* Fills slots from off on; -1 empties one, IORING_REGISTER_FILES_SKIP leaves it. Returns how many were done, or an errno. */
 static int upv_fill_slots(struct upv_uring *u, u32 off, u64 fds, u32 n)
@@ -134,23 +164,33 @@ static int upv_fill_slots(struct upv_uring *u, u32 off, u64 fds, u32 n)
 			slot.used = false;
 		else if (!upv_uring_file(u, fd, &slot.index, &slot.mode))
 			return i ?: -EBADF;
-		u->slots[off + i] = slot;
+		upv_put_slot(u, off + i, slot);
 	}
 	return n;
 }
 
 static int upv_unregister_files(struct upv_uring *u)
 {
-	if (!u->slots)
+	struct upv_slot *old = u->slots;
+	unsigned int i, n = u->nr_slots;
+
+	if (!old)
 		return -ENXIO;
-	kvfree(u->slots);
+	spin_lock(&u->spin);
 	u->slots = NULL;
 	u->nr_slots = 0;
+	spin_unlock(&u->spin);
+	for (i = 0; i < n; i++)
+		if (old[i].used)
+			upv_entry_put(u, old[i].index);
+	kvfree(old);
 	return 0;
 }
 
+/* fds 0: entries without files. */
 static int upv_register_files(struct upv_uring *u, u64 fds, u32 n)
 {
+	struct upv_slot *slots;
 	int ret = n;
 
 	if (u->slots)
@@ -159,10 +199,13 @@ static int upv_register_files(struct upv_uring *u, u64 fds, u32 n)
 		return -EINVAL;
 	if (n > UPV_MAX_SLOTS)
 		return -EMFILE;
-	u->slots = kvcalloc(n, sizeof(*u->slots), GFP_KERNEL_ACCOUNT);
-	if (!u->slots)
+	slots = kvcalloc(n, sizeof(*slots), GFP_KERNEL_ACCOUNT);
+	if (!slots)
 		return -ENOMEM;
+	spin_lock(&u->spin);
+	u->slots = slots;
 	u->nr_slots = n;
+	spin_unlock(&u->spin);
 	if (fds)
 		ret = upv_fill_slots(u, 0, fds, n);
 	if (ret == n)
@@ -171,23 +214,35 @@ static int upv_register_files(struct upv_uring *u, u64 fds, u32 n)
 	return ret < 0 ? ret : -EBADF;
 }
 
-static int upv_update_files(struct upv_uring *u, u64 arg, u32 n)
+static int upv_update_files(struct upv_uring *u, u32 off, u64 fds, u32 n)
+{
+	if (!u->slots)
+		return -ENXIO;
+	if (!n || off > u->nr_slots || n > u->nr_slots - off)
+		return -EINVAL;
+	return upv_fill_slots(u, off, fds, n);
+}
+
+static int upv_update_bufs(struct upv_uring *u, u32 off, u64 iovs, u32 n)
+{
+	if (!u->bufs)
+		return -ENXIO;
+	if (!n || off > u->nr_bufs || n > u->nr_bufs - off)
+		return -EINVAL;
+	return upv_fill_bufs(u, off, iovs, n);
+}
+
+static int upv_files_update(struct upv_uring *u, u64 arg, u32 n)
 {
 	struct io_uring_files_update up;
 
 	if (copy_from_user(&up, u64_to_user_ptr(arg), sizeof(up)))
 		return -EFAULT;
-	if (up.resv)
-		return -EINVAL;
-	if (!u->slots)
-		return -ENXIO;
-	if (!n || up.offset > u->nr_slots || n > u->nr_slots - up.offset)
-		return -EINVAL;
-	return upv_fill_slots(u, up.offset, up.fds, n);
+	return up.resv ? -EINVAL : upv_update_files(u, up.offset, up.fds, n);
 }
 
-/* The newer form, without tags; it makes tables that have no files yet. */
-static int upv_register_files2(struct upv_uring *u, u64 arg, u32 size)
+/* The newer forms, without tags: files or buffers; they also make tables in which there is nothing yet. */
+static int upv_register2(struct upv_uring *u, u64 arg, u32 size, int (*table)(struct upv_uring *, u64, u32))
 {
 	struct io_uring_rsrc_register r;
 
@@ -198,8 +253,19 @@ static int upv_register_files2(struct upv_uring *u, u64 arg, u32 size)
 	if (r.resv2 || r.tags || r.flags & ~IORING_RSRC_REGISTER_SPARSE)
 		return -EINVAL;
 	if (r.flags & IORING_RSRC_REGISTER_SPARSE)
-		return r.data ? -EINVAL : upv_register_files(u, 0, r.nr);
-	return r.data ? upv_register_files(u, r.data, r.nr) : -EFAULT;
+		return r.data ? -EINVAL : table(u, 0, r.nr);
+	return r.data ? table(u, r.data, r.nr) : -EFAULT;
+}
+
+static int upv_update2(struct upv_uring *u, u64 arg, u32 size, int (*update)(struct upv_uring *, u32, u64, u32))
+{
+	struct io_uring_rsrc_update2 up;
+
+	if (size != sizeof(up))
+		return -EINVAL;
+	if (copy_from_user(&up, u64_to_user_ptr(arg), sizeof(up)))
+		return -EFAULT;
+	return up.resv || up.resv2 || up.tags ? -EINVAL : update(u, up.offset, up.data, up.nr);
 }
 
 /* --- The rest --- */
@@ -324,11 +390,17 @@ int upv_med_register(struct upv_uring *u, struct uringpv_user_register *r)
 	case IORING_REGISTER_FILES:
 		return r->arg ? upv_register_files(u, r->arg, r->nr_args) : -EFAULT;
 	case IORING_REGISTER_FILES2:
-		return upv_register_files2(u, r->arg, r->nr_args);
+		return upv_register2(u, r->arg, r->nr_args, upv_register_files);
+	case IORING_REGISTER_BUFFERS2:
+		return upv_register2(u, r->arg, r->nr_args, upv_register_buffers);
 	case IORING_UNREGISTER_FILES:
 		return upv_bare(r) ? upv_unregister_files(u) : -EINVAL;
 	case IORING_REGISTER_FILES_UPDATE:
-		return upv_update_files(u, r->arg, r->nr_args);
+		return upv_files_update(u, r->arg, r->nr_args);
+	case IORING_REGISTER_FILES_UPDATE2:
+		return upv_update2(u, r->arg, r->nr_args, upv_update_files);
+	case IORING_REGISTER_BUFFERS_UPDATE:
+		return upv_update2(u, r->arg, r->nr_args, upv_update_bufs);
 	case IORING_REGISTER_EVENTFD:
 	case IORING_REGISTER_EVENTFD_ASYNC:
 		return r->nr_args == 1 ? upv_register_eventfd(u, r->arg, r->opcode == IORING_REGISTER_EVENTFD_ASYNC) : -EINVAL;

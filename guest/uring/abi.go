@@ -66,6 +66,22 @@ const (
 	EnterSQWakeup  uint32 = 1 << 1
 )
 
+// Values of SQE fields that requests have, as linux/io_uring.h names them.
+const (
+	PollAddMulti        uint32 = 1 << 0 // Len of POLL_ADD, IORING_POLL_ADD_MULTI
+	PollUpdateEvents    uint32 = 1 << 1 // Len of POLL_REMOVE
+	TimeoutAbs          uint32 = 1 << 0 // OpFlags of TIMEOUT, LINK_TIMEOUT, TIMEOUT_REMOVE
+	TimeoutUpdate       uint32 = 1 << 1
+	TimeoutBoottime     uint32 = 1 << 2
+	TimeoutRealtime     uint32 = 1 << 3
+	TimeoutETimeSuccess uint32 = 1 << 5
+	FsyncDatasync       uint32 = 1 << 0 // OpFlags of FSYNC
+	AsyncCancelFD       uint32 = 1 << 1 // OpFlags of ASYNC_CANCEL
+	AsyncCancelAny      uint32 = 1 << 2
+	AsyncCancelFDFixed  uint32 = 1 << 3
+	FileIndexAlloc      uint32 = ^uint32(0) // FileIndex of ACCEPT: any empty place of the table
+)
+
 // CQEMore in a CQE's Flags says that the request has more CQEs to come,
 // IORING_CQE_F_MORE.
 const CQEMore uint32 = 1 << 1
@@ -87,6 +103,9 @@ const (
 	registerFilesUpdate uint32 = 6
 	registerProbe       uint32 = 8
 	registerEnableRings uint32 = 12
+	registerFiles2      uint32 = 13
+	registerBuffers2    uint32 = 15
+	registerBuffersUpd  uint32 = 16
 )
 
 // SQE is struct io_uring_sqe, with one name for each union.

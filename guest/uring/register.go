@@ -36,14 +36,64 @@ type iovec struct {
 // by its place in the list. What the buffers point at stays pinned until
 // UnregisterBuffers or Close, and must not be moved: memory of mmap(2).
 func (r *Ring) RegisterBuffers(buffers [][]byte) error {
+	_, err := registerSlice(r, registerBuffers, iovecs(buffers))
+	return err
+}
+
+// iovecs are buffers as the driver wants them; an empty one is an empty place.
+func iovecs(buffers [][]byte) []iovec {
 	v := make([]iovec, len(buffers))
 	for i, b := range buffers {
 		if len(b) > 0 {
 			v[i] = iovec{Base: Addr(b), Len: uint64(len(b))}
 		}
 	}
-	_, err := registerSlice(r, registerBuffers, v)
+	return v
+}
+
+// rsrcRegister is struct io_uring_rsrc_register, rsrcSparse the flag for a table in
+// which there is nothing yet.
+type rsrcRegister struct {
+	_          structs.HostLayout
+	Nr, Flags  uint32
+	Resv2      uint64
+	Data, Tags uint64
+}
+
+const (
+	rsrcSparse = 1
+	rsrcSize   = 32 // bytes, also of struct io_uring_rsrc_update2
+)
+
+// sparse makes an empty table of n places.
+func (r *Ring) sparse(op, n uint32) error {
+	var p runtime.Pinner
+	defer p.Unpin()
+	u := []rsrcRegister{{Nr: n, Flags: rsrcSparse}}
+	_, err := r.register(op, pin(&p, u), rsrcSize)
 	return err
+}
+
+// RegisterBuffersSparse makes a table of n buffers, all places empty, for
+// UpdateBuffers to fill.
+func (r *Ring) RegisterBuffersSparse(n uint32) error { return r.sparse(registerBuffers2, n) }
+
+// rsrcUpdate2 is struct io_uring_rsrc_update2.
+type rsrcUpdate2 struct {
+	_            structs.HostLayout
+	Offset, Resv uint32
+	Data, Tags   uint64
+	Nr, Resv2    uint32
+}
+
+// UpdateBuffers replaces places of the table of buffers from off on; an empty
+// buffer empties one. It returns how many it replaced. Requests in flight keep the
+// buffer that they began with.
+func (r *Ring) UpdateBuffers(off uint32, buffers [][]byte) (int, error) {
+	var p runtime.Pinner
+	defer p.Unpin()
+	u := []rsrcUpdate2{{Offset: off, Data: pin(&p, iovecs(buffers)), Nr: uint32(len(buffers))}}
+	return r.register(registerBuffersUpd, pin(&p, u), rsrcSize)
 }
 
 // UnregisterBuffers forgets the buffers; requests in flight keep theirs.
@@ -70,6 +120,10 @@ func (r *Ring) RegisterFiles(files []*os.File) error {
 	_, err := registerSlice(r, registerFiles, fds(files))
 	return err
 }
+
+// RegisterFilesSparse makes a table of n files, all places empty, for UpdateFiles
+// and ACCEPT to fill.
+func (r *Ring) RegisterFilesSparse(n uint32) error { return r.sparse(registerFiles2, n) }
 
 // filesUpdate is struct io_uring_files_update.
 type filesUpdate struct {

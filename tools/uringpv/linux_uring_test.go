@@ -32,6 +32,7 @@ func init() {
 		return
 	}
 	p := &program{}
+	defer time.AfterFunc(hung, p.hangs).Stop()
 	if f := programs[os.Args[1]]; f != nil {
 		f(p, os.Args[2:])
 	} else {
@@ -58,6 +59,26 @@ var programs = map[string]func(*program, []string){
 
 // program is a run in the guest.
 type program struct{ failed int }
+
+// hung is how long a program may take: some twenty times as long as any does.
+const hung = 2 * time.Minute
+
+// hangs ends a program that does not end, with what is known of where it stands:
+// its goroutines, its rings as driver and device see them, the kernel's tasks.
+func (p *program) hangs() {
+	stacks := make([]byte, 1<<16)
+	fmt.Printf("uring-guest: hangs\n%s\n", stacks[:runtime.Stack(stacks, true)])
+	files, _ := filepath.Glob("/sys/kernel/debug/uringpv-*/*")
+	for _, name := range append(files, "/proc/interrupts") {
+		b, err := os.ReadFile(name)
+		fmt.Printf("%s: %v\n%s", name, err, b)
+	}
+	for _, key := range []string{"w", "l"} { // blocked tasks, what the CPUs do
+		_ = os.WriteFile("/proc/sysrq-trigger", []byte(key), 0)
+	}
+	time.Sleep(time.Second)
+	os.Exit(1)
+}
 
 func (p *program) errorf(format string, args ...any) {
 	p.failed++
@@ -145,6 +166,21 @@ func (p *program) pinned() int {
 		}
 	}
 	return n
+}
+
+// poll is poll(2) for fd, of which it returns what is there of events. Signals of the
+// runtime's do not end it.
+func (p *program) poll(fd int, events int16, ms int) int16 {
+	for end := time.Now().Add(time.Duration(ms) * time.Millisecond); ; {
+		fds := []unix.PollFd{{Fd: int32(fd), Events: events}}
+		_, err := unix.Poll(fds, max(0, int(time.Until(end).Milliseconds())))
+		if err == nil {
+			return fds[0].Revents
+		}
+		if !errors.Is(err, unix.EINTR) {
+			p.check(err)
+		}
+	}
 }
 
 // random fills b.
@@ -245,19 +281,14 @@ func (p *program) mediated(args []string) {
 	p.do(r, uring.SQE{Opcode: uring.OpNop})
 	var count [8]byte
 	// The CQE is there a moment before the signal, as with io_uring.
-	if n, err := unix.Poll([]unix.PollFd{{Fd: int32(e), Events: unix.POLLIN}}, 5000); n != 1 {
-		p.errorf("eventfd: %d, %v", n, err)
+	if got := p.poll(e, unix.POLLIN, 10000); got != unix.POLLIN {
+		p.errorf("eventfd: %#x", got)
 	}
 	if n, err := unix.Read(e, count[:]); n != 8 || count[0] == 0 {
 		p.errorf("eventfd: %d, %v, %v", n, count, err)
 	}
 	p.check(r.UnregisterEventfd())
-	poll := func(events int16, timeout int) int16 {
-		fds := []unix.PollFd{{Fd: int32(r.FD()), Events: events}}
-		_, err := unix.Poll(fds, timeout)
-		p.check(err)
-		return fds[0].Revents
-	}
+	poll := func(events int16, timeout int) int16 { return p.poll(r.FD(), events, timeout) }
 	if got := poll(unix.POLLIN|unix.POLLOUT, 0); got != unix.POLLOUT {
 		p.errorf("poll of an idle ring: %#x", got)
 	}
@@ -582,6 +613,10 @@ func (p *program) reset(args []string) {
 	if err := <-waited; !errors.Is(err, unix.ENODEV) {
 		p.errorf("who waited was told %v", err)
 	}
+	// One after another of the rings learns of it.
+	if got := p.poll(r.FD(), 0, 10000); got&unix.POLLHUP == 0 {
+		p.errorf("poll of a ring that is to die: %#x", got)
+	}
 	var cqes [16]uring.CQE
 	if n := r.Reap(cqes[:]); n != 8 {
 		p.errorf("%d CQEs of 8", n)
@@ -594,16 +629,13 @@ func (p *program) reset(args []string) {
 	if _, err := r.Enter(0, 0, 0); !errors.Is(err, unix.ENODEV) {
 		p.errorf("a dead ring: %v", err)
 	}
-	fds := []unix.PollFd{{Fd: int32(r.FD()), Events: unix.POLLIN}}
-	if _, err := unix.Poll(fds, 0); err != nil || fds[0].Revents&unix.POLLHUP == 0 {
-		p.errorf("poll of a dead ring: %v, %#x", err, fds[0].Revents)
-	}
 	m.Pool()[0] = 1 // still the process's memory
 	p.check(r.Close())
 	p.check(m.Close())
 	if n := p.pinned(); n != before {
 		p.errorf("%d pages are pinned at the end, %d before", n, before)
 	}
+	// The dead rings have given their places back when they are closed.
 	n, err := uring.Open("/dev/uringpv0", uring.Config{Entries: 1})
 	if len(args) > 3 && args[3] == "gone" {
 		if err == nil {
@@ -617,6 +649,10 @@ func (p *program) reset(args []string) {
 	p.check(err)
 	p.want("NOP on a new ring", p.do(n, uring.SQE{Opcode: uring.OpNop}), 0)
 }
+
+// repeat is how often a program runs in a guest that looks for what is rare:
+// URINGPV_TEST_REPEAT, else once.
+var repeat = max(1, func() int { n, _ := strconv.Atoi(os.Getenv("URINGPV_TEST_REPEAT")); return n }())
 
 // withProgram has the guest run the program.
 func (r *linuxRun) withProgram(t *testing.T) {
@@ -639,8 +675,12 @@ func TestLinuxProgramsUseMediatedRings(t *testing.T) {
 		r.disks = []string{image(t, 64<<20)}
 		r.script = `set -e
 			ls -l /dev/uringpv0 /dev/uringpv/
-			/uring-guest mediated disk0
-			/uring-guest limits 8`
+			for i in $(seq ` + strconv.Itoa(repeat) + `); do
+				/uring-guest mediated disk0
+				/uring-guest limits 8
+			done
+			cat /sys/kernel/debug/uringpv-*/programs`
+		r.timeout = 3*time.Minute + time.Duration(repeat)*5*time.Second
 		r.run(t)
 	})
 }

@@ -1,0 +1,539 @@
+// SPDX-License-Identifier: Apache-2.0
+
+package main
+
+import (
+	"bytes"
+	"encoding/binary"
+	"errors"
+	"fmt"
+	"io"
+	"net"
+	"os"
+	"slices"
+	"strings"
+	"testing"
+	"time"
+
+	"golang.org/x/sync/errgroup"
+	"golang.org/x/sys/unix"
+
+	"github.com/uringpv/uringpv/device/uringpv/abi"
+	"github.com/uringpv/uringpv/guest/uring"
+)
+
+func init() {
+	programs["files"] = (*program).files
+	programs["waits"] = (*program).waits
+	programs["sockets"] = (*program).sockets
+	programs["accepts"] = (*program).accepts
+}
+
+// put submits SQEs together; their user_data is their number, from first on.
+func (p *program) put(r *uring.Ring, first uint64, sqes ...uring.SQE) {
+	for i, sqe := range sqes {
+		e, ok := r.SQE()
+		if !ok {
+			p.check(errors.New("the SQ ring is full"))
+		}
+		*e = sqe
+		e.UserData = first + uint64(i)
+	}
+	n, err := r.Submit()
+	p.check(err)
+	if n != len(sqes) {
+		p.errorf("Submit() = %d of %d", n, len(sqes))
+	}
+}
+
+// take waits for n CQEs.
+func (p *program) take(r *uring.Ring, n int) []uring.CQE {
+	p.check(r.Wait(uint32(n)))
+	cqes := make([]uring.CQE, n)
+	cqes = cqes[:r.Reap(cqes)]
+	if len(cqes) != n {
+		p.errorf("%d CQEs of %d", len(cqes), n)
+	}
+	return cqes
+}
+
+// all submits SQEs together and returns their results in their order.
+func (p *program) all(r *uring.Ring, sqes ...uring.SQE) []int32 {
+	p.put(r, 0, sqes...)
+	res := make([]int32, len(sqes))
+	for _, c := range p.take(r, len(sqes)) {
+		res[c.UserData] = c.Res
+	}
+	return res
+}
+
+func (p *program) same(what string, got []int32, want ...int32) {
+	if fmt.Sprint(got) != fmt.Sprint(want) {
+		p.errorf("%s: %v, want %v", what, got, want)
+	}
+}
+
+const (
+	ecanceled = -int32(unix.ECANCELED)
+	etime     = -int32(unix.ETIME)
+	ebadf     = -int32(unix.EBADF)
+	einval    = -int32(unix.EINVAL)
+)
+
+// files: chains, drains, FSYNC, FALLOCATE, sparse tables on an exported file.
+func (p *program) files([]string) {
+	before := p.pinned()
+	r := p.open(uring.Config{Entries: 16})
+	f := p.file("f", os.O_RDWR)
+	fd := int32(f.Fd())
+	info, err := uring.Info(f)
+	p.check(err)
+	if info.Kind != abi.FileRegular || info.Size != 1<<20 {
+		p.errorf("f is %+v", info)
+	}
+	m := p.memory(1 << 20)
+	data, back := m[:16<<10], m[64<<10:][:16<<10]
+	random(data)
+	at := func(op uint8, off uint64, b []byte) uring.SQE {
+		return uring.SQE{Opcode: op, FD: fd, Off: off, Addr: uring.Addr(b), Len: uint32(len(b))}
+	}
+	link := func(s uring.SQE) uring.SQE { s.Flags |= uring.SQELink; return s }
+	drain := func(s uring.SQE) uring.SQE { s.Flags |= uring.SQEDrain; return s }
+	size := int32(len(data))
+	fsync := uring.SQE{Opcode: uring.OpFsync, FD: fd, OpFlags: uring.FsyncDatasync}
+
+	p.same("a chain", p.all(r, link(at(uring.OpWrite, 4096, data)), link(fsync), at(uring.OpRead, 4096, back)), size, 0, size)
+	if !bytes.Equal(data, back) {
+		p.errorf("a chain: other bytes")
+	}
+	p.same("a broken chain", p.all(r, link(uring.SQE{Opcode: uring.OpRead, FD: 999, Addr: uring.Addr(back), Len: 1}), link(fsync), fsync, fsync),
+		ebadf, ecanceled, ecanceled, 0)
+	// A read across the end is short, and a short one breaks a chain.
+	p.same("a short read", p.all(r, link(at(uring.OpRead, 1<<20-4096, back)), fsync), 4096, ecanceled)
+	p.same("a hard link", p.all(r, uring.SQE{Opcode: uring.OpRead, Flags: uring.SQEHardlink, FD: fd, Off: 1<<20 - 4096, Addr: uring.Addr(back), Len: 8192}, fsync), 4096, 0)
+	whole := p.open(uring.Config{Entries: 8, Flags: uring.SetupSubmitAll})
+	p.same("a bad SQE in a chain", p.all(whole, link(fsync), link(uring.SQE{Opcode: 200}), fsync, fsync), ecanceled, einval, ecanceled, 0)
+	p.check(whole.Close())
+	for range 10 {
+		p.put(r, 0, at(uring.OpWrite, 0, data), at(uring.OpWrite, 32<<10, data), drain(fsync), at(uring.OpRead, 0, back))
+		// All before it come before it. The kernel begins what is behind it when it has
+		// begun itself.
+		order := slices.IndexFunc(p.take(r, 4), func(c uring.CQE) bool { return c.UserData == 2 })
+		if order < 2 {
+			p.errorf("a drain has the CQE number %d", order)
+		}
+	}
+	const punch, keep = 2, 1
+	p.want("FALLOCATE", p.do(r, uring.SQE{Opcode: uring.OpFallocate, FD: fd, Off: 4096, Addr: 8192, Len: punch | keep}), 0)
+	p.want("READ of a hole", p.do(r, at(uring.OpRead, 4096, back)), size)
+	if !bytes.Equal(back[:8192], make([]byte, 8192)) {
+		p.errorf("a hole has bytes")
+	}
+	p.want("FALLOCATE past the end", p.do(r, uring.SQE{Opcode: uring.OpFallocate, FD: fd, Off: 1 << 20, Addr: 4096}), -int32(unix.EFBIG))
+	p.want("WRITE past the end", p.do(r, at(uring.OpWrite, 1<<20, data)), -int32(unix.EFBIG))
+	ro := p.file("f", os.O_RDONLY)
+	p.want("FALLOCATE of what is open for reading", p.do(r, uring.SQE{Opcode: uring.OpFallocate, FD: int32(ro.Fd()), Addr: 4096, Len: punch | keep}), ebadf)
+
+	// Tables that are filled later.
+	p.check(r.RegisterBuffersSparse(4))
+	fixed := func(i uint16, b []byte) uring.SQE {
+		s := at(uring.OpReadFixed, 0, b)
+		s.BufIndex = i
+		return s
+	}
+	p.want("an empty buffer", p.do(r, fixed(2, back)), -int32(unix.EFAULT))
+	if n, err := r.UpdateBuffers(2, [][]byte{back, data}); n != 2 || err != nil {
+		p.errorf("UpdateBuffers: %d, %v", n, err)
+	}
+	if n := p.pinned() - before; n != 2*len(back)/4096 {
+		p.errorf("%d pages are pinned for two buffers of %d bytes", n, len(back))
+	}
+	p.want("a buffer that was filled", p.do(r, fixed(2, back)), size)
+	if n, err := r.UpdateBuffers(2, [][]byte{nil}); n != 1 || err != nil {
+		p.errorf("UpdateBuffers: %d, %v", n, err)
+	}
+	p.want("a buffer that was emptied", p.do(r, fixed(2, back)), -int32(unix.EFAULT))
+	p.want("the other buffer", p.do(r, fixed(3, data)), size)
+	for _, off := range []uint32{4, 3, ^uint32(0)} {
+		if _, err := r.UpdateBuffers(off, [][]byte{back, back}); !errors.Is(err, unix.EINVAL) {
+			p.errorf("UpdateBuffers at %d: %v", off, err)
+		}
+	}
+	p.check(r.UnregisterBuffers())
+	if _, err := r.UpdateBuffers(0, [][]byte{back}); !errors.Is(err, unix.ENXIO) {
+		p.errorf("UpdateBuffers of no table: %v", err)
+	}
+	p.check(r.Close())
+	if n := p.pinned(); n != before {
+		p.errorf("%d pages are pinned at the end, %d before", n, before)
+	}
+}
+
+// waits: polls, timeouts and cancellation, on a pipe and an eventfd of the host's.
+func (p *program) waits([]string) {
+	before := p.pinned()
+	r := p.open(uring.Config{Entries: 16})
+	rd, wr, e := p.file("p.read", os.O_RDONLY), p.file("p.write", os.O_WRONLY), p.file("e", os.O_RDWR)
+	in, out := int32(rd.Fd()), int32(wr.Fd())
+	m := p.memory(4 * 4096)
+	b, ts := m[:64], m[4096:][:16]
+	after := func(d time.Duration) uint64 {
+		binary.LittleEndian.PutUint64(ts, uint64(d/time.Second))
+		binary.LittleEndian.PutUint64(ts[8:], uint64(d%time.Second))
+		return uring.Addr(ts)
+	}
+	read := uring.SQE{Opcode: uring.OpRead, FD: in, Addr: uring.Addr(b), Len: 5}
+	write := uring.SQE{Opcode: uring.OpWrite, FD: out, Addr: uring.Addr(m[8192:]), Len: 5}
+	p.want("WRITE to a pipe's end for reading", p.do(r, uring.SQE{Opcode: uring.OpWrite, FD: in, Addr: uring.Addr(b), Len: 5}), ebadf)
+
+	// Polls.
+	poll := uring.SQE{Opcode: uring.OpPollAdd, FD: in, OpFlags: unix.POLLIN}
+	p.put(r, 1, poll)
+	time.Sleep(20 * time.Millisecond)
+	if r.Ready() != 0 {
+		p.errorf("an empty pipe can be read")
+	}
+	p.put(r, 2, write)
+	for _, c := range p.take(r, 2) {
+		if c.UserData == 1 && (c.Res&unix.POLLIN == 0 || c.Flags&uring.CQEMore != 0) || c.UserData == 2 && c.Res != 5 {
+			p.errorf("POLL_ADD: %+v", c)
+		}
+	}
+	p.want("READ", p.do(r, read), 5)
+	multi := poll
+	multi.Len = uring.PollAddMulti
+	p.put(r, 10, multi)
+	for i := range 3 {
+		p.put(r, 2, write)
+		for _, c := range p.take(r, 2) {
+			if c.UserData == 10 && c.Flags&uring.CQEMore == 0 {
+				p.errorf("multishot poll, event %d: %+v", i, c)
+			}
+		}
+		p.want("READ", p.do(r, read), 5)
+	}
+	p.put(r, 11, uring.SQE{Opcode: uring.OpPollRemove, Addr: 10})
+	for _, c := range p.take(r, 2) {
+		if c.UserData == 11 && c.Res != 0 || c.UserData == 10 && (c.Res != ecanceled || c.Flags&uring.CQEMore != 0) {
+			p.errorf("POLL_REMOVE: %+v", c)
+		}
+	}
+	p.want("POLL_REMOVE of nothing", p.do(r, uring.SQE{Opcode: uring.OpPollRemove, Addr: 10}), -int32(unix.ENOENT))
+
+	// Timeouts.
+	begin := time.Now()
+	p.want("TIMEOUT", p.do(r, uring.SQE{Opcode: uring.OpTimeout, Addr: after(50 * time.Millisecond), Len: 1}), etime)
+	if d := time.Since(begin); d < 40*time.Millisecond {
+		p.errorf("TIMEOUT of 50 ms after %v", d)
+	}
+	now := unix.Timespec{}
+	p.check(unix.ClockGettime(unix.CLOCK_MONOTONIC, &now))
+	begin = time.Now()
+	p.want("TIMEOUT at a time", p.do(r, uring.SQE{Opcode: uring.OpTimeout, Addr: after(time.Duration(now.Nano()) + 50*time.Millisecond), Len: 1, OpFlags: uring.TimeoutAbs}), etime)
+	if d := time.Since(begin); d < 30*time.Millisecond || d > 30*time.Second {
+		p.errorf("TIMEOUT in 50 ms after %v", d)
+	}
+	p.want("TIMEOUT by two clocks", p.do(r, uring.SQE{Opcode: uring.OpTimeout, Addr: after(0), Len: 1, OpFlags: uring.TimeoutAbs | uring.TimeoutBoottime | uring.TimeoutRealtime}), einval)
+	p.put(r, 20, uring.SQE{Opcode: uring.OpTimeout, Addr: after(time.Hour), Len: 1})
+	p.put(r, 21, uring.SQE{Opcode: uring.OpTimeoutRemove, Addr: 20})
+	for _, c := range p.take(r, 2) {
+		if c.UserData == 20 && c.Res != ecanceled || c.UserData == 21 && c.Res != 0 {
+			p.errorf("TIMEOUT_REMOVE: %+v", c)
+		}
+	}
+	p.put(r, 22, uring.SQE{Opcode: uring.OpTimeout, Addr: after(time.Hour), Len: 1})
+	time.Sleep(20 * time.Millisecond) // the time has been read
+	p.put(r, 23, uring.SQE{Opcode: uring.OpTimeoutRemove, Addr: 22, Off: after(time.Millisecond), OpFlags: uring.TimeoutUpdate})
+	for _, c := range p.take(r, 2) {
+		if c.UserData == 22 && c.Res != etime || c.UserData == 23 && c.Res != 0 {
+			p.errorf("a TIMEOUT that is changed: %+v", c)
+		}
+	}
+	linked := read
+	linked.Flags = uring.SQELink
+	p.same("LINK_TIMEOUT", p.all(r, linked, uring.SQE{Opcode: uring.OpLinkTimeout, Addr: after(30 * time.Millisecond), Len: 1}), ecanceled, etime)
+	p.want("WRITE", p.do(r, write), 5)
+	p.same("LINK_TIMEOUT in time", p.all(r, linked, uring.SQE{Opcode: uring.OpLinkTimeout, Addr: after(time.Hour), Len: 1}), 5, ecanceled)
+
+	// Cancellation.
+	cancel := func(what string, sqe uring.SQE) {
+		p.put(r, 30, read)
+		p.put(r, 31, sqe)
+		for _, c := range p.take(r, 2) {
+			if c.UserData == 30 && c.Res != ecanceled || c.UserData == 31 && c.Res < 0 {
+				p.errorf("%s: %+v", what, c)
+			}
+		}
+	}
+	cancel("ASYNC_CANCEL", uring.SQE{Opcode: uring.OpAsyncCancel, Addr: 30})
+	cancel("ASYNC_CANCEL of a file", uring.SQE{Opcode: uring.OpAsyncCancel, FD: in, OpFlags: uring.AsyncCancelFD})
+	cancel("ASYNC_CANCEL of any", uring.SQE{Opcode: uring.OpAsyncCancel, OpFlags: uring.AsyncCancelAny})
+	p.want("ASYNC_CANCEL of nothing", p.do(r, uring.SQE{Opcode: uring.OpAsyncCancel, Addr: 30}), -int32(unix.ENOENT))
+
+	// An eventfd of the host's: reads of what was written.
+	binary.LittleEndian.PutUint64(b, 41)
+	p.want("WRITE to an eventfd", p.do(r, uring.SQE{Opcode: uring.OpWrite, FD: int32(e.Fd()), Addr: uring.Addr(b), Len: 8}), 8)
+	clear(b)
+	p.want("READ of an eventfd", p.do(r, uring.SQE{Opcode: uring.OpRead, FD: int32(e.Fd()), Addr: uring.Addr(b), Len: 8}), 8)
+	if n := binary.LittleEndian.Uint64(b); n != 41 {
+		p.errorf("the eventfd has %d", n)
+	}
+
+	// What waits for ever ends with the ring, and its pages are let go.
+	for i := range 8 {
+		p.put(r, uint64(40+i), read)
+	}
+	p.check(r.Close())
+	if n := p.pinned(); n != before {
+		p.errorf("%d pages are pinned at the end, %d before", n, before)
+	}
+}
+
+// message is a struct msghdr for parts of memory, at b.
+func message(b []byte, parts ...[]byte) uint64 {
+	v := iovecs(parts...)
+	copy(b[64:], v)
+	clear(b[:64])
+	copy(b[16:], le64(nil, uring.Addr(b[64:]), uint64(len(parts))))
+	return uring.Addr(b)
+}
+
+// sockets talks to the host's echo server, by a socket that is connected and by one
+// that it connects to the address args[0].
+func (p *program) sockets(args []string) {
+	before := p.pinned()
+	r := p.open(uring.Config{Entries: 16})
+	m := p.memory(16 * 4096)
+	hello, back, msg, name := m[4090:][:12], m[3*4096:][:4096], m[8*4096:][:4096], m[10*4096:][:128]
+	talk := func(fd int32) {
+		copy(hello, "hello, world")
+		p.want("SEND", p.do(r, uring.SQE{Opcode: uring.OpSend, FD: fd, Addr: uring.Addr(hello), Len: 12}), 12)
+		p.want("RECV", p.do(r, uring.SQE{Opcode: uring.OpRecv, FD: fd, Addr: uring.Addr(back[10:]), Len: 12, OpFlags: unix.MSG_WAITALL}), 12)
+		if !bytes.Equal(back[10:22], hello) {
+			p.errorf("the echo is %q", back[10:22])
+		}
+		p.want("SENDMSG", p.do(r, uring.SQE{Opcode: uring.OpSendmsg, FD: fd, Addr: message(msg, hello[7:], nil, hello[:5]), Len: 1}), 10)
+		clear(back)
+		p.want("RECVMSG", p.do(r, uring.SQE{Opcode: uring.OpRecvmsg, FD: fd, Addr: message(msg, back[:3], back[100:107]), Len: 1, OpFlags: unix.MSG_WAITALL}), 10)
+		if got := string(back[:3]) + string(back[100:107]); got != "worldhello" {
+			p.errorf("the echo of a message is %q", got)
+		}
+		p.want("WRITE", p.do(r, uring.SQE{Opcode: uring.OpWrite, FD: fd, Addr: uring.Addr(hello), Len: 5}), 5)
+		p.want("RECVMSG of no memory", p.do(r, uring.SQE{Opcode: uring.OpRecvmsg, FD: fd, Addr: message(msg), Len: 1}), 0)
+		p.want("READ", p.do(r, uring.SQE{Opcode: uring.OpRead, FD: fd, Addr: uring.Addr(back), Len: 100}), 5)
+		// A control message and another's address.
+		at := message(msg, hello)
+		copy(msg[32:], le64(nil, uring.Addr(back), 64))
+		p.want("SENDMSG with a control message", p.do(r, uring.SQE{Opcode: uring.OpSendmsg, FD: fd, Addr: at, Len: 1}), einval)
+		p.want("SENDMSG from nowhere", p.do(r, uring.SQE{Opcode: uring.OpSendmsg, FD: fd, Addr: 4096, Len: 1}), -int32(unix.EFAULT))
+		at = message(msg, hello)
+		copy(msg[24:], le64(nil, 1<<40))
+		p.want("SENDMSG of too many iovecs", p.do(r, uring.SQE{Opcode: uring.OpSendmsg, FD: fd, Addr: at, Len: 1}), -int32(unix.EMSGSIZE))
+		at = message(msg, hello)
+		copy(msg[16:], le64(nil, uring.Addr(msg), 1024)) // iovecs that are what follows
+		if res := p.do(r, uring.SQE{Opcode: uring.OpSendmsg, FD: fd, Addr: at, Len: 1}); res >= 0 {
+			p.errorf("SENDMSG of anything: %d", res)
+		}
+		p.want("SHUTDOWN", p.do(r, uring.SQE{Opcode: uring.OpShutdown, FD: fd, Len: unix.SHUT_WR}), 0)
+		p.want("RECV at the end", p.do(r, uring.SQE{Opcode: uring.OpRecv, FD: fd, Addr: uring.Addr(back), Len: 100}), 0)
+	}
+	talk(int32(p.file("echo", os.O_RDWR).Fd()))
+	later := int32(p.file("later", os.O_RDWR).Fd())
+	address := func(s string) uring.SQE {
+		n := copy(name[2:], strings.Replace(s, "@", "\x00", 1))
+		binary.LittleEndian.PutUint16(name, unix.AF_UNIX)
+		return uring.SQE{Opcode: uring.OpConnect, FD: later, Addr: uring.Addr(name), Off: uint64(2 + n)}
+	}
+	p.want("CONNECT to another", p.do(r, address(args[0]+"x")), -int32(unix.EACCES))
+	p.want("CONNECT", p.do(r, address(args[0])), 0)
+	talk(later)
+	p.check(r.Close())
+	if n := p.pinned(); n != before {
+		p.errorf("%d pages are pinned at the end, %d before", n, before)
+	}
+}
+
+// accepts serves the host's clients: each says "ping", and wants "pong" and the end.
+func (p *program) accepts([]string) {
+	before := p.pinned()
+	r := p.open(uring.Config{Entries: 16})
+	m := p.memory(4 * 4096)
+	b, pong, name, length := m[:64], m[64:68], m[4096:][:128], m[8190:][:4]
+	copy(pong, "pong")
+	door := p.file("door", os.O_RDWR)
+	accept := uring.SQE{Opcode: uring.OpAccept, FD: int32(door.Fd())}
+	into := func(index uint32) uring.SQE { s := accept; s.FileIndex = index; return s }
+	recv := func(slot int32) uring.SQE {
+		return uring.SQE{Opcode: uring.OpRecv, Flags: uring.SQEFixedFile, FD: slot, Addr: uring.Addr(b), Len: 4}
+	}
+	send := func(slot int32) uring.SQE {
+		return uring.SQE{Opcode: uring.OpSend, Flags: uring.SQEFixedFile, FD: slot, Addr: uring.Addr(pong), Len: 4}
+	}
+	link := func(s uring.SQE) uring.SQE { s.Flags |= uring.SQELink; return s }
+	closing := func(slot uint32) uring.SQE { return uring.SQE{Opcode: uring.OpClose, FileIndex: slot + 1} }
+
+	p.want("ACCEPT without a table", p.do(r, into(1)), -int32(unix.ENXIO))
+	p.check(r.RegisterFilesSparse(8))
+	p.want("ACCEPT of a descriptor", p.do(r, accept), einval)
+	p.want("ACCEPT past the table", p.do(r, into(9)), einval)
+	multi := into(uring.FileIndexAlloc)
+	multi.IOPrio = 1
+	p.want("ACCEPT of many", p.do(r, multi), einval)
+
+	// One by one.
+	p.want("ACCEPT into 1", p.do(r, into(2)), 0)
+	p.want("RECV", p.do(r, recv(1)), 4)
+	if string(b[:4]) != "ping" {
+		p.errorf("the client says %q", b[:4])
+	}
+	p.want("SEND", p.do(r, send(1)), 4)
+	p.want("CLOSE", p.do(r, closing(1)), 0)
+	p.want("CLOSE again", p.do(r, closing(1)), ebadf)
+	p.want("RECV of what was closed", p.do(r, recv(1)), ebadf)
+
+	// As a chain; the place is the driver's choice, which is the first.
+	p.same("a client in a chain", p.all(r, link(into(uring.FileIndexAlloc)), link(recv(0)), link(send(0)), closing(0)), 0, 4, 4, 0)
+
+	// With an address, and closed by taking it out of the table.
+	binary.LittleEndian.PutUint32(length, 128)
+	named := into(4)
+	named.Addr, named.Off = uring.Addr(name), uring.Addr(length)
+	p.want("ACCEPT with an address", p.do(r, named), 0)
+	if n := binary.LittleEndian.Uint32(length); n != 2 || binary.LittleEndian.Uint16(name) != unix.AF_UNIX {
+		p.errorf("the client's address has %d bytes: %x", n, name[:16])
+	}
+	p.same("a client", p.all(r, link(recv(3)), send(3)), 4, 4)
+	if n, err := r.UpdateFiles(3, []*os.File{nil}); n != 1 || err != nil {
+		p.errorf("UpdateFiles: %d, %v", n, err)
+	}
+	p.want("RECV of what was taken out", p.do(r, recv(3)), ebadf)
+	binary.LittleEndian.PutUint32(length, ^uint32(0))
+	p.want("ACCEPT with an address of no length", p.do(r, named), einval)
+	named.Off = 4096
+	p.want("ACCEPT with a length nowhere", p.do(r, named), -int32(unix.EFAULT))
+
+	// Over one that is there: that ends. Then the table, and with the ring the last.
+	p.same("a client", p.all(r, link(into(5)), link(recv(4)), send(4)), 0, 4, 4)
+	p.same("a client over another", p.all(r, link(into(5)), link(uring.SQE{Opcode: uring.OpNop})), 0, 0)
+	p.same("the other client", p.all(r, link(recv(4)), send(4)), 4, 4)
+	p.check(r.UnregisterFiles())
+	p.check(r.RegisterFilesSparse(2))
+	p.put(r, 1, into(1))
+	p.put(r, 2, uring.SQE{Opcode: uring.OpAsyncCancel, Addr: 1})
+	canceled := false
+	for _, c := range p.take(r, 2) {
+		canceled = canceled || c.UserData == 1 && c.Res == ecanceled
+	}
+	if !canceled { // a client was there already
+		p.errorf("an ACCEPT was not cancelled")
+	}
+	fmt.Println("accepts: the last client may come")
+	p.want("ACCEPT of the last", p.do(r, into(1)), 0)
+	p.same("the last client", p.all(r, link(recv(0)), send(0)), 4, 4)
+
+	// Entries of a file that the host exports are closed as well, the file is not.
+	f := p.file("f", os.O_RDWR)
+	if n, err := r.UpdateFiles(1, []*os.File{f}); n != 1 || err != nil {
+		p.errorf("UpdateFiles: %d, %v", n, err)
+	}
+	fsync := uring.SQE{Opcode: uring.OpFsync, Flags: uring.SQEFixedFile, FD: 1}
+	p.same("CLOSE of a file's entry", p.all(r, link(fsync), link(closing(1)), uring.SQE{Opcode: uring.OpNop}), 0, 0, 0)
+	p.want("FSYNC of a closed entry", p.do(r, fsync), ebadf)
+	p.want("FSYNC of the file", p.do(r, uring.SQE{Opcode: uring.OpFsync, FD: int32(f.Fd())}), 0)
+	p.check(r.Close())
+	if n := p.pinned(); n != before {
+		p.errorf("%d pages are pinned at the end, %d before", n, before)
+	}
+}
+
+// echoes serves connections until it is closed, and returns its address, of no file.
+func echoes(t *testing.T) string {
+	t.Helper()
+	name := fmt.Sprintf("@upv-echo-%d", os.Getpid())
+	l, err := net.Listen("unix", name)
+	if err != nil {
+		t.Fatal(err)
+	}
+	t.Cleanup(func() { l.Close() })
+	go func() {
+		for {
+			c, err := l.Accept()
+			if err != nil {
+				return
+			}
+			go func() {
+				defer c.Close()
+				_, _ = io.Copy(c, c)
+			}()
+		}
+	}()
+	return name
+}
+
+// client connects to name, says "ping", and is served.
+func client(name string) error {
+	var c net.Conn
+	var err error
+	for end := time.Now().Add(2 * time.Minute); ; time.Sleep(50 * time.Millisecond) {
+		if c, err = net.Dial("unix", name); err == nil || time.Now().After(end) {
+			break
+		}
+	}
+	if err != nil {
+		return err
+	}
+	defer c.Close()
+	if err := c.SetDeadline(time.Now().Add(2 * time.Minute)); err != nil {
+		return err
+	}
+	if _, err := c.Write([]byte("ping")); err != nil {
+		return err
+	}
+	b, err := io.ReadAll(c)
+	if err != nil || string(b) != "pong" {
+		return fmt.Errorf("the guest says %q, %v", b, err)
+	}
+	return nil
+}
+
+// A device that carries exports, and no disk.
+func TestLinuxProgramsUseExports(t *testing.T) {
+	eachLinuxOn(t, backendPassthrough, []int{2}, func(t *testing.T, r linuxRun) {
+		r.withProgram(t)
+		file := image(t, 1<<20)
+		echo, door := echoes(t), fmt.Sprintf("@upv-door-%d", os.Getpid())
+		r.args = []string{
+			"--export-backend", r.backend, "--file", "name=f,path=" + file, "--pipe", "name=p", "--eventfd", "name=e",
+			"--socket", "name=echo,unix=" + echo, "--socket", "name=later,unix=" + echo + ",connect=guest",
+			"--socket", "name=door,unix=" + door + ",listen=on",
+		}
+		r.script = `set -e
+			ls -l /dev/uringpv0 /dev/uringpv/
+			! test -e /dev/upv0
+			/uring-guest files
+			/uring-guest waits
+			/uring-guest sockets ` + echo + `
+			/uring-guest accepts
+			cat /sys/kernel/debug/uringpv-*/programs
+			rmmod uringpv
+			insmod /lib/modules/uringpv.ko
+			/uring-guest files`
+		served := make(chan error, 1)
+		go func() {
+			var clients errgroup.Group
+			for range 5 {
+				clients.Go(func() error { return client(door) })
+			}
+			err := clients.Wait()
+			time.Sleep(3 * time.Second) // an ACCEPT is to be cancelled before the last one comes
+			if err == nil {
+				err = client(door)
+			}
+			served <- err
+		}()
+		r.run(t)
+		if err := <-served; err != nil {
+			t.Errorf("a client of the guest's: %v", err)
+		}
+	})
+}
