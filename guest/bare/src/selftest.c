@@ -134,7 +134,7 @@ static enum verdict test_buffer_info(struct test *t)
 static enum verdict nop_storm(struct test *t, struct upv_ring *r, u32 depth, u32 total)
 {
 	u32 sent = 0, done = 0, slots = depth;
-	u8 *busy = alloc(depth);
+	u32 *busy = alloc(depth * sizeof(*busy)); /* number of the NOP in each slot, from 1; 0: none */
 
 	while (done < total) {
 		u32 n, before = sent;
@@ -148,10 +148,9 @@ static enum verdict nop_storm(struct test *t, struct upv_ring *r, u32 depth, u32
 			if (!s)
 				break;
 			*s = nop();
+			busy[i] = ++sent;
 			s->user_data = (u64)sent << 32 | i;
-			busy[i] = 1;
 			slots--;
-			sent++;
 		}
 		if (sent != before)
 			uring_submit(&r->uring);
@@ -163,14 +162,18 @@ static enum verdict nop_storm(struct test *t, struct upv_ring *r, u32 depth, u32
 			const struct cqe *c = uring_cqe(&r->uring, i);
 			u32 slot = (u32)c->user_data;
 
-			REQUIRE(t, slot < depth && busy[slot], "a completion of %lx, which is not in flight", c->user_data);
+			REQUIRE(t, slot < depth && busy[slot] && busy[slot] == c->user_data >> 32,
+				"a completion of %lx, which is not in flight: %u of %u done, SQ %u to %u, CQ %u to %u", c->user_data, done,
+				total, load_relaxed(r->uring.sq_head), r->uring.tail, *r->uring.cq_head, load_relaxed(r->uring.cq_tail));
 			REQUIRE(t, !c->res, "result %d", c->res);
 			busy[slot] = 0;
 			slots++;
 		}
 		uring_advance(&r->uring, n);
 		done += n;
-		REQUIRE(t, !expired(t), "%u of %u done after the time limit", done, total);
+		REQUIRE(t, !expired(t), "%u of %u done after the time limit: SQ %u to %u of %u, flags %x, CQ %u to %u", done, total,
+			load_relaxed(r->uring.sq_head), r->uring.tail, r->uring.sq_entries, load_relaxed(r->uring.sq_flags),
+			*r->uring.cq_head, load_relaxed(r->uring.cq_tail));
 	}
 	t->ios += done;
 	REQUIRE(t, !uring_ready(&r->uring), "a completion too many");
