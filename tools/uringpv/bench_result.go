@@ -225,6 +225,10 @@ func (r *benchReport) failures() error {
 	return fmt.Errorf("%s", strings.Join(all, "; "))
 }
 
+// quietVCPU is what a thread that polls has of a processor, at least, where nothing
+// else wants it.
+const quietVCPU = 0.9
+
 // writeTable is the report for people.
 func (r *benchReport) writeTable(w io.Writer) error {
 	c := &r.common
@@ -234,7 +238,7 @@ func (r *benchReport) writeTable(w io.Writer) error {
 	}
 	tw := tabwriter.NewWriter(w, 0, 0, 2, ' ', tabwriter.AlignRight)
 	fmt.Fprintln(tw, "DEPTH\tENGINE\tIOPS\tMiB/s\tTO NATIVE\tSPREAD\tP50 µs\tP99\tP99.9\tEXITS/IO\tSYSCALLS/IO\tIRQS/IO\tvCPU\tVMM\tKERNEL\t")
-	lost := uint64(0)
+	lost, busy := uint64(0), 0
 	for i := range r.rows {
 		s := &r.rows[i]
 		ratio, spread := "-", "-"
@@ -254,9 +258,18 @@ func (r *benchReport) writeTable(w io.Writer) error {
 		if s.Lost != nil {
 			lost += *s.Lost
 		}
+		if !s.IRQ && s.CPU.VCPU < quietVCPU {
+			busy++
+		}
 	}
 	if err := tw.Flush(); err != nil {
 		return err
+	}
+	if busy > 0 {
+		if _, err := fmt.Fprintf(w, "\nThe host was busy: in %d of %d rows a loop that polls had less than %g of a processor.\nSuch figures say more about what else ran.\n",
+			busy, len(r.rows), quietVCPU); err != nil {
+			return err
+		}
 	}
 	if lost > 0 {
 		if _, err := fmt.Fprintf(w, "\n%d completions raised no interrupt\n", lost); err != nil {

@@ -107,6 +107,25 @@ func TestMedianLiesInTheMiddle(t *testing.T) {
 	})
 }
 
+func TestBusyHostIsSaid(t *testing.T) {
+	for _, c := range []struct {
+		row  row
+		says bool
+	}{
+		{row{CPU: cpuUse{VCPU: 0.99}}, false},
+		{row{CPU: cpuUse{VCPU: 0.5}}, true},
+		{row{CPU: cpuUse{VCPU: 0.1}, IRQ: true}, false}, // it sleeps
+	} {
+		var b bytes.Buffer
+		if err := (&benchReport{rows: []row{c.row}}).writeTable(&b); err != nil {
+			t.Fatal(err)
+		}
+		if strings.Contains(b.String(), "The host was busy: in 1 of 1 rows") != c.says {
+			t.Errorf("%+v: the table says\n%s", c.row, &b)
+		}
+	}
+}
+
 func TestBenchTable(t *testing.T) {
 	r := &benchReport{
 		what: "random reads of 4K, by polling", rounds: 3,
