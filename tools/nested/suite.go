@@ -68,7 +68,7 @@ const (
 	withBareGuests  = "^Test([^L]|L[^i])"
 	withLinuxGuests = "^TestLinux"
 	withMuchRAM     = "^TestLinuxWithMoreThan4GiB$"
-	longOnTCG       = "^Test(RunLeavesNothingInTheProcess|ChecksumIsSha256sum|WatchdogSleepsWithTheRing|FloodStopsTheRing)$" // make test has them, on the host
+	longOnTCG       = "^Test(RunLeavesNothingInTheProcess|ChecksumIsSha256sum|WatchdogSleepsWithTheRing|FloodStopsTheRing|BenchMeasuresEveryEngine)$" // make test has them, on the host
 	bootsLinux      = "^TestLinux(FindsItsDisk|RootDisk|PowerOff|Panic|Discard)"
 	quickWithLinux  = "^TestLinux(PowerOff|Panic|Shell|GoesOn|AsELF|WithEight|ReadOnly|SeesACapacity|WithATruncated|WithAFull|WithABad)"
 )
