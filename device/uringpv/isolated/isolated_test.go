@@ -173,6 +173,9 @@ func alone(t testing.TB, o *owner, fsize uint64) {
 			t.Errorf("%s namespaces: %s and %s, it says %#x", ns, theirs, ours, o.apart)
 		}
 	}
+	if filtered := strings.Contains(status, "\nSeccomp:\t2\n"); !filtered && (o.apart&apartFilter != 0 || os.Getenv("REQUIRE_IO_URING") == "1") {
+		t.Errorf("its system calls are not filtered, it says %#x:\n%s", o.apart, status)
+	}
 	if o.apart&apartRoot != 0 {
 		if all, err := os.ReadDir(fmt.Sprintf("/proc/%d/root/", o.pid)); err != nil || len(all) != 0 {
 			t.Errorf("its root directory has %d entries, %v; want none", len(all), err)
@@ -512,7 +515,7 @@ func TestOwnerDiesWithTheMonitor(t *testing.T) {
 		t.Fatal(err)
 	}
 	cmd := exec.Command(exe, "-test.run", "^TestOwnerDiesWithTheMonitor$", "-test.v")
-	cmd.Env = append(os.Environ(), inChild+"=1")
+	cmd.Env = append(os.Environ(), inChild+"=1", "TMPDIR="+t.TempDir()) // what it leaves goes with this test
 	out, err := cmd.StdoutPipe()
 	if err != nil {
 		t.Fatal(err)
@@ -706,43 +709,163 @@ func TestSkippedCompletionsAreNoFlood(t *testing.T) {
 	}
 }
 
-// TestSentinelThrownOut has a guest put another file into the reserved entry of its
-// table while a request is in flight: the ring's end still waits for that.
-func TestSentinelThrownOut(t *testing.T) {
+// listening is a listening UNIX socket, and how to connect to it.
+func listening(t testing.TB) (uringpv.File, func() int) {
+	t.Helper()
+	fd, err := unix.Socket(unix.AF_UNIX, unix.SOCK_STREAM|unix.SOCK_CLOEXEC, 0)
+	if err != nil {
+		t.Fatal(err)
+	}
+	t.Cleanup(func() { unix.Close(fd) })
+	addr := &unix.SockaddrUnix{Name: fmt.Sprintf("@uringpv-isolated-%d-%d", os.Getpid(), fd)}
+	if err := errors.Join(unix.Bind(fd, addr), unix.Listen(fd, 4)); err != nil {
+		t.Fatal(err)
+	}
+	return uringpv.File{FD: fd, Kind: abi.FileListener, Name: "listener"}, func() int {
+		t.Helper()
+		client, err := unix.Socket(unix.AF_UNIX, unix.SOCK_STREAM|unix.SOCK_CLOEXEC, 0)
+		if err != nil {
+			t.Fatal(err)
+		}
+		t.Cleanup(func() { unix.Close(client) })
+		if err := unix.Connect(client, addr); err != nil {
+			t.Fatal(err)
+		}
+		return client
+	}
+}
+
+// acceptOf is an ACCEPT of file 0 into an entry.
+func acceptOf(entry int32) hostring.SQE {
+	s := op(hostring.OpAccept, 0, 0)
+	s.FD, s.SpliceFDIn = 0, entry+1 // file_index
+	return s
+}
+
+// TestAcceptFillsTheGuestsEntriesOnly: the table has no others, whatever index the SQE
+// names, and an end with a request in flight is waited for although an ACCEPT has been
+// in the entry where the sentinel comes.
+func TestAcceptFillsTheGuestsEntriesOnly(t *testing.T) {
 	testutil.NoLeaks(t)
-	listener, err := unix.Socket(unix.AF_UNIX, unix.SOCK_STREAM|unix.SOCK_CLOEXEC, 0)
-	if err != nil {
-		t.Fatal(err)
-	}
-	defer unix.Close(listener)
-	addr := &unix.SockaddrUnix{Name: fmt.Sprintf("@uringpv-isolated-%d", os.Getpid())}
-	if err := errors.Join(unix.Bind(listener, addr), unix.Listen(listener, 4)); err != nil {
-		t.Fatal(err)
-	}
-	g := ringtest.NewRig(t, newTestBackend, ringtest.Disk(t, 1<<20, false),
-		uringpv.File{FD: listener, Kind: abi.FileListener, Name: "listener"}, ringtest.Pipe(t))
-	d := g.Setup(t, ringtest.Config{SQ: 8, Flags: hostring.SetupSQPoll})
+	l, dial := listening(t)
+	g := ringtest.NewRig(t, newTestBackend, l, ringtest.Pipe(t))
+	d := g.Setup(t, ringtest.Config{SQ: 8, Flags: hostring.SetupSQPoll, Slots: 3})
 	s := op(hostring.OpRead, g.Addr(atData), 16)
-	s.FD = 2
+	s.FD = 1
 	d.MustPut(t, &s)
-	client, err := unix.Socket(unix.AF_UNIX, unix.SOCK_STREAM|unix.SOCK_CLOEXEC, 0)
-	if err != nil {
-		t.Fatal(err)
+	for _, entry := range []int32{3, 4, 99, uringpv.ReservedFile - 1, uringpv.ReservedFile, uringpv.ReservedFile + 1, 1 << 20} {
+		if n, err := unix.Poll([]unix.PollFd{{Fd: int32(l.FD), Events: unix.POLLIN}}, 0); err != nil {
+			t.Fatal(err)
+		} else if n == 0 {
+			dial()
+		}
+		if res := d.Do(t, acceptOf(entry)); res != -int32(unix.EINVAL) {
+			t.Errorf("ACCEPT into entry %d of 3: %d, want -EINVAL", entry, res)
+		}
 	}
-	defer unix.Close(client)
-	if err := unix.Connect(client, addr); err != nil {
-		t.Fatal(err)
-	}
-	accept := op(hostring.OpAccept, 0, 0)
-	accept.SpliceFDIn = uringpv.ReservedFile + 1 // file_index
-	if res := d.Do(t, accept); res != 0 {
-		t.Fatalf("ACCEPT into entry %d: %d", uringpv.ReservedFile, res)
+	for _, entry := range []int32{2, 0} {
+		dial()
+		if res := d.Do(t, acceptOf(entry)); res != 0 {
+			t.Errorf("ACCEPT into entry %d: %d", entry, res)
+		}
 	}
 	o := ownerOf(t, d)
 	d.Destroy(t)
 	if err := unix.Kill(o.pid, 0); !errors.Is(err, unix.ESRCH) {
 		t.Errorf("the ring has ended and its owner has not: %v", err)
 	}
+}
+
+// TestFilesChangeUnderAnAccept: RING_REGISTER fills and empties the entry that an ACCEPT
+// under way is to fill. Whoever comes last has it, and nothing is lost or leaks.
+func TestFilesChangeUnderAnAccept(t *testing.T) {
+	testutil.NoLeaks(t)
+	l, dial := listening(t)
+	disk := ringtest.Disk(t, 8192, false)
+	g := ringtest.NewRig(t, newTestBackend, l, disk)
+	d := g.Setup(t, ringtest.Config{SQ: 8, Flags: hostring.SetupSQPoll, Files: []uringpv.File{l}, Slots: 3})
+	update := func(f *uringpv.File) {
+		t.Helper()
+		if err := d.Ring.UpdateFiles(1, []*uringpv.File{f}); err != nil {
+			t.Fatal(err)
+		}
+	}
+	send := op(hostring.OpSend, g.Addr(atData), 5)
+	read := op(hostring.OpReadFixed, g.Addr(atData), 512)
+	send.FD, read.FD = 1, 1
+	gone := func(client int) bool {
+		t.Helper()
+		fds := []unix.PollFd{{Fd: int32(client), Events: unix.POLLIN}}
+		n, err := unix.Poll(fds, 5000)
+		return n == 1 && err == nil && fds[0].Revents&unix.POLLHUP != 0
+	}
+	for round := range 50 {
+		accept := acceptOf(1)
+		d.MustPut(t, &accept)
+		d.Submit()
+		if round%2 == 0 {
+			time.Sleep(time.Millisecond) // it waits
+		}
+		update(&disk)
+		if res := d.Do(t, read); res != 512 {
+			t.Fatalf("the disk in the entry: %d", res)
+		}
+		if round%3 == 0 {
+			update(uringpv.NoFile)
+		}
+		client := dial()
+		if c := d.Wait(t); c.Res != 0 {
+			t.Fatalf("the ACCEPT: %d", c.Res)
+		}
+		if res := d.Do(t, send); res != 5 {
+			t.Fatalf("SEND by what was accepted: %d", res)
+		}
+		var got [8]byte
+		if n, err := unix.Read(client, got[:]); n != 5 || err != nil {
+			t.Fatalf("it arrives: %d, %v", n, err)
+		}
+		update([]*uringpv.File{&disk, uringpv.NoFile}[round%2])
+		if !gone(client) {
+			t.Fatal("the connection is there after its entry was filled anew")
+		}
+	}
+	// At the same time.
+	stop := make(chan struct{})
+	var clients []int
+	go func() {
+		defer close(stop)
+		for i := range 2000 {
+			if err := d.Ring.UpdateFiles(1, []*uringpv.File{[]*uringpv.File{&disk, uringpv.NoFile}[i%2]}); err != nil {
+				t.Error(err)
+				return
+			}
+		}
+	}()
+	for done := false; !done || len(clients) < 20; {
+		accept := acceptOf(1)
+		d.MustPut(t, &accept)
+		d.Submit()
+		clients = append(clients, dial())
+		if c := d.Wait(t); c.Res != 0 {
+			t.Fatalf("the ACCEPT: %d", c.Res)
+		}
+		select {
+		case <-stop:
+			done = true
+		default:
+		}
+	}
+	update(&disk)
+	for _, c := range clients {
+		if !gone(c) {
+			t.Fatal("a connection is left that no entry has")
+		}
+		unix.Shutdown(c, unix.SHUT_RDWR)
+	}
+	if res := d.Do(t, read); res != 512 {
+		t.Errorf("the disk, in the end: %d", res)
+	}
+	d.Destroy(t)
 }
 
 func TestMemlockTooSmallIsSaid(t *testing.T) {

@@ -40,7 +40,7 @@ func (b *Backend) NewRing(s uringpv.RingSpec) (uringpv.Ring, error) {
 		return nil, err
 	}
 	h := &host{b: b, bound: bound}
-	r, err := direct.New(direct.Config{Spec: s, Host: h, Polled: true, Inexact: true, UnboundWorkers: unboundWorkers})
+	r, err := direct.New(direct.Config{Spec: s, Host: h, Polled: true, Inexact: true, Exact: true, UnboundWorkers: unboundWorkers})
 	if err != nil {
 		return nil, err
 	}
@@ -162,7 +162,7 @@ func (h *host) Discard(_ *hostring.Ring, shut func()) error {
 	return h.End(ctx)
 }
 
-// End ends the owner. The sentinel, which a guest may have thrown out of its slot
+// End ends the owner. The sentinel, which a guest may have thrown out of its entry
 // by an ACCEPT into it, only says that the kernel has freed the ring; this says
 // that no request is left.
 func (h *host) End(ctx context.Context) error {

@@ -99,6 +99,7 @@ const (
 	apartUTS
 	apartCgroup
 	apartRoot
+	apartFilter
 )
 
 // Exit statuses, EXIT_*.

@@ -120,7 +120,7 @@ func TestConstantsAreTheOwners(t *testing.T) {
 		"OWNER_REGIONS": regions, "FD_MONITOR": fdMonitor, "FD_MEMORY": fdMemory, "FD_PROGRAM": fdProgram,
 		"OWNER_NO_USERNS": noUserNamespace, "OWNER_PARAMS": answerSize - 16,
 		"APART_USER": int(apartUser), "APART_MOUNT": int(apartMount), "APART_NET": int(apartNet), "APART_IPC": int(apartIPC),
-		"APART_UTS": int(apartUTS), "APART_CGROUP": int(apartCgroup), "APART_ROOT": int(apartRoot),
+		"APART_UTS": int(apartUTS), "APART_CGROUP": int(apartCgroup), "APART_ROOT": int(apartRoot), "APART_FILTER": int(apartFilter),
 		"EXIT_ALONE": exitAlone, "EXIT_FAILED": exitFailed, "EXIT_UNMAP": exitUnmap,
 	} {
 		if have[name] != fmt.Sprint(want) {

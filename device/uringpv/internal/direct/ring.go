@@ -7,6 +7,7 @@ import (
 	"errors"
 	"fmt"
 	"runtime"
+	"slices"
 	"sync"
 	"sync/atomic"
 	"time"
@@ -28,8 +29,8 @@ const DefaultIdle = 10 * time.Millisecond
 // polling: the least that the kernel offers.
 const hiddenIdle = time.Millisecond
 
-// TableSize is the number of entries in a ring's file table: the guest's, and
-// the reserved one at the end.
+// TableSize is the largest number of entries in a ring's file table: the guest's,
+// and the reserved one at the end.
 const TableSize = uringpv.ReservedFile + 1
 
 // Features are the IORING_FEAT_* that mean something to a guest, as far as the
@@ -79,6 +80,12 @@ type Config struct {
 	// the watchdog then counts what the kernel lists.
 	Inexact bool
 
+	// Exact makes the host ring's table of files as long as the guest's, for rings
+	// whose SQEs can put files into entries (ACCEPT): into those, and no others. The
+	// sentinel then comes into the table when the ring ends, in place of a file, and
+	// a guest may throw it out again: End must say by itself that no request is left.
+	Exact bool
+
 	// UnboundWorkers bounds the kernel's worker threads of the ring for requests
 	// that may wait for ever.
 	UnboundWorkers uint32
@@ -90,6 +97,7 @@ type Ring struct {
 	spec    uringpv.RingSpec
 	back    Host
 	inexact bool
+	exact   bool
 	workers uint32
 	count   uringpv.Counters
 	sqpoll  bool
@@ -131,7 +139,7 @@ func (a *account) add(i hostring.Info) {
 func New(c Config) (_ *Ring, err error) {
 	s := &c.Spec
 	r := &Ring{
-		spec: c.Spec, back: c.Host, inexact: c.Inexact, workers: c.UnboundWorkers,
+		spec: c.Spec, back: c.Host, inexact: c.Inexact, exact: c.Exact, workers: c.UnboundWorkers,
 		wake: -1, done: make(chan struct{}),
 	}
 	switch {
@@ -214,18 +222,23 @@ func (r *Ring) make() error {
 	// The file table first: with the sentinel in it, a failure of what follows
 	// can wait for the ring's end.
 	// The guest's entries are below Slots; it is told of no others.
-	table := make([]int32, TableSize)
-	for i := range table {
-		table[i] = -1
+	size := TableSize
+	if r.exact {
+		size = max(s.Slots, 1)
 	}
+	table := slices.Repeat([]int32{-1}, size)
 	for i := range s.Files {
 		table[i] = int32(s.Files[i].FD)
 	}
-	table[uringpv.ReservedFile] = int32(r.end.File())
+	if !r.exact {
+		table[uringpv.ReservedFile] = int32(r.end.File())
+	}
 	if err := host.RegisterFiles(table); err != nil {
 		return errors.Join(err, r.back.Discard(host, r.shut))
 	}
-	r.end.Handed()
+	if !r.exact {
+		r.end.Handed()
+	}
 	if s.Policy.Opcodes.Has(hostring.OpAccept) && s.Slots > 0 {
 		// Where the kernel chooses an entry it is one that the guest knows of.
 		if err := host.RegisterFileAllocRange(0, uint32(s.Slots)); err != nil {
@@ -270,6 +283,13 @@ func (r *Ring) shut() {
 		return
 	}
 	r.look()
+	if r.exact {
+		// Without it the end waits for End alone, and files may be let go of later.
+		if err := r.host.UpdateFiles(0, []int32{int32(r.end.File())}); err != nil {
+			r.spec.Logger.Debug("a ring ends without a sentinel", "error", err)
+		}
+		r.end.Handed()
+	}
 	if err := r.host.Close(); err != nil {
 		r.spec.Logger.Error("close ring", "error", err)
 	}

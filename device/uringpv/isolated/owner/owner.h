@@ -6,6 +6,7 @@
 #define OWNER_H
 
 typedef unsigned char u8;
+typedef unsigned short u16;
 typedef unsigned int u32;
 typedef int s32;
 typedef unsigned long u64;
@@ -62,7 +63,8 @@ enum owner_step {
 #define APART_IPC 8
 #define APART_UTS 16
 #define APART_CGROUP 32
-#define APART_ROOT 64 /* the root directory is empty */
+#define APART_ROOT 64	 /* the root directory is empty */
+#define APART_FILTER 128 /* no system calls but those of its end */
 
 /* Exit statuses. */
 #define EXIT_ALONE 3	/* the monitor has gone */
