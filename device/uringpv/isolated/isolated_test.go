@@ -52,6 +52,8 @@ func newTestBackend(t testing.TB, m *memmap.Memory, files []uringpv.File) uringp
 
 func TestIsolated(t *testing.T) { ringtest.Run(t, newTestBackend) }
 
+func TestNetwork(t *testing.T) { ringtest.Network(t, newTestBackend, false) }
+
 // ownerOf is the owner of a ring's driver.
 func ownerOf(t testing.TB, d *ringtest.Guest) *owner {
 	t.Helper()

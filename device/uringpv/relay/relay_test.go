@@ -32,6 +32,8 @@ func newBackend(t testing.TB, m *memmap.Memory, files []uringpv.File) uringpv.Ba
 
 func TestRelay(t *testing.T) { ringtest.Run(t, newBackend) }
 
+func TestNetwork(t *testing.T) { ringtest.Network(t, newBackend, true) }
+
 // TestWorksWithoutLockableMemory: a user's RLIMIT_MEMLOCK is 8 MiB and guests are
 // larger.
 func TestWorksWithoutLockableMemory(t *testing.T) {
