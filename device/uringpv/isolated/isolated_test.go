@@ -690,6 +690,34 @@ func TestRequestsThatWaitAreCounted(t *testing.T) {
 	d.Destroy(t)
 }
 
+// TestRequestsBehindADrainAreCounted: where the host's policy has no CQE skipped. The
+// kernel lists none of them.
+func TestRequestsBehindADrainAreCounted(t *testing.T) {
+	testutil.NoLeaks(t)
+	g := ringtest.NewRig(t, func(t testing.TB, m *memmap.Memory, files []uringpv.File) uringpv.Backend {
+		b := newTestBackend(t, m, files).(*Backend)
+		b.caps.SQEFlags &^= hostring.SQECQESkipSuccess
+		return b
+	}, ringtest.Disk(t, 1<<20, false), ringtest.Pipe(t))
+	poll := op(hostring.OpPollAdd, 0, 0)
+	poll.OpFlags = unix.POLLIN
+	drained := ringtest.NOP(1)
+	drained.Flags |= hostring.SQEIODrain
+	timeout := op(hostring.OpTimeout, after(g, time.Hour), 1)
+	for name, s := range map[string]hostring.SQE{"a drain": ringtest.NOP(2), "time": timeout} {
+		d := g.Setup(t, ringtest.Config{SQ: 256, Flags: hostring.SetupSQPoll})
+		if name == "a drain" {
+			d.MustPut(t, &poll)
+			d.MustPut(t, &drained)
+		}
+		var guest *uringpv.GuestError
+		if stopped := d.FloodWith(s, time.Minute); !errors.As(stopped, &guest) {
+			t.Errorf("a flood that waits for %s: %v, want a guest's error", name, stopped)
+		}
+		d.Destroy(t)
+	}
+}
+
 // TestSkippedCompletionsAreNoFlood: a driver may ask for no CQE as often as it
 // likes.
 func TestSkippedCompletionsAreNoFlood(t *testing.T) {

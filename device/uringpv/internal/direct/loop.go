@@ -195,11 +195,13 @@ func (r *Ring) arm() {
 // none has been consumed for longer than the SQ thread polls, that thread sleeps,
 // and only a doorbell wakes it.
 //
-// A request without a CQE, or with several, makes the difference of the counters
-// mean nothing. On an inexact ring the watchdog counts what the kernel lists, which
-// are requests that wait for a file, and CQEs that found the CQ ring full. Others
-// that wait it cannot see: timeouts, what is behind a drain or a link, what is in
-// the queue of the kernel's workers. Those the process's memory cgroup bounds.
+// Requests without a CQE make the difference of the counters larger than what waits,
+// requests with several make it smaller. On an inexact ring the watchdog also counts
+// what the kernel lists, which are requests that wait for a file, and CQEs that found
+// the CQ ring full. Others that wait the kernel does not list: timeouts, what is behind
+// a drain or a link, what is in the queue of its workers. Where no SQE may go without
+// its CQE they are in the difference, less as many as multishot requests have posted
+// CQEs; else the process's memory cgroup bounds them.
 func (r *Ring) watch() error {
 	now := time.Now()
 	r.next = now.Add(Interval)
@@ -225,17 +227,16 @@ func (r *Ring) watch() error {
 	r.blind = 0
 	limit := MaxBehind + 2*r.params.CQEntries
 	behind := info.CachedSQHead - info.CachedCQTail
-	if r.inexact {
-		if held > int(limit) {
-			return &uringpv.GuestError{
-				Errno:  unix.ENXIO,
-				Reason: fmt.Sprintf("more than %d requests wait for an event or have a CQE that the driver makes no room for", limit),
-			}
-		}
-	} else if behind > limit {
+	if r.inexact && held > int(limit) {
 		return &uringpv.GuestError{
 			Errno:  unix.ENXIO,
-			Reason: fmt.Sprintf("%d SQEs consumed have no CQE in the ring, more than %d: the driver does not take its CQEs", behind, limit),
+			Reason: fmt.Sprintf("more than %d requests wait for an event or have a CQE that the driver makes no room for", limit),
+		}
+	}
+	if !r.skips && int32(behind) > int32(limit) {
+		return &uringpv.GuestError{
+			Errno:  unix.ENXIO,
+			Reason: fmt.Sprintf("%d SQEs consumed have no CQE in the ring, more than %d: the driver does not take its CQEs, or too many requests wait", behind, limit),
 		}
 	}
 	switch {

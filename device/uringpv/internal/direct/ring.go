@@ -98,6 +98,7 @@ type Ring struct {
 	back    Host
 	inexact bool
 	exact   bool
+	skips   bool // an SQE may have no CQE
 	workers uint32
 	count   uringpv.Counters
 	sqpoll  bool
@@ -138,8 +139,9 @@ func (a *account) add(i hostring.Info) {
 // doorbell. That thread makes the ring, too: what it makes has its credentials.
 func New(c Config) (_ *Ring, err error) {
 	s := &c.Spec
+	skips := s.Policy.SQEFlags&hostring.SQECQESkipSuccess != 0
 	r := &Ring{
-		spec: c.Spec, back: c.Host, inexact: c.Inexact, exact: c.Exact, workers: c.UnboundWorkers,
+		spec: c.Spec, back: c.Host, inexact: c.Inexact, exact: c.Exact, skips: skips, workers: c.UnboundWorkers,
 		wake: -1, done: make(chan struct{}),
 	}
 	switch {
