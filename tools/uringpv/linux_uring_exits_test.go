@@ -1,0 +1,160 @@
+// SPDX-License-Identifier: Apache-2.0
+
+package main
+
+import (
+	"bytes"
+	"fmt"
+	"os"
+	"path/filepath"
+	"runtime"
+	"runtime/debug"
+	"strconv"
+	"strings"
+	"testing"
+	"time"
+
+	"github.com/uringpv/uringpv/guest/uring"
+)
+
+func init() { programs["exits"] = (*program).exits }
+
+// exits does reads on a mapped ring, and then nothing for as long as they took, each
+// between two lines at which the host looks at its counters.
+func (p *program) exits(args []string) {
+	reads, err := strconv.Atoi(args[1])
+	p.check(err)
+	f := p.file(args[0], os.O_RDONLY)
+	m, err := uring.OpenMapped("/dev/uringpv0", uring.MappedConfig{Entries: 32, Pool: 1 << 20, Files: []*os.File{f}})
+	p.check(err)
+	m.Quiet(true)
+	addr, index, _ := m.Locate(0, 4096)
+	debug.SetGCPercent(-1)
+	runtime.LockOSThread()
+	if left, bad := loop(m, 1000, addr, index); left != 0 || bad != 0 {
+		p.errorf("%d reads were not done, %d failed", left, bad)
+	}
+	// The console has exits of its own. They are past when the pause ends.
+	stretch := func(name string, f func()) (took time.Duration) {
+		const pause = 300 * time.Millisecond
+		fmt.Printf("stretch: %s begins\n", name)
+		time.Sleep(pause)
+		begin := time.Now()
+		f()
+		took = time.Since(begin)
+		time.Sleep(pause)
+		fmt.Printf("stretch: %s ended\n", name)
+		return took
+	}
+	before := p.doorbells()
+	took := stretch("reads", func() {
+		if left, bad := loop(m, reads, addr, index); left != 0 || bad != 0 {
+			p.errorf("%d reads were not done, %d failed", left, bad)
+		}
+	})
+	fmt.Printf("doorbells: %d\n", p.doorbells()-before)
+	stretch("nothing", func() {
+		for end := time.Now().Add(took); time.Now().Before(end); {
+		}
+	})
+	p.check(m.Close())
+}
+
+// doorbells is how often the doorbell of the only mapped ring was rung.
+func (p *program) doorbells() int {
+	files, err := filepath.Glob("/sys/kernel/debug/uringpv-*/programs")
+	p.check(err)
+	for _, name := range files {
+		b, err := os.ReadFile(name)
+		p.check(err)
+		for line := range strings.Lines(string(b)) {
+			if w := strings.Fields(line); len(w) == 16 && w[1] == "mapped" {
+				n, err := strconv.Atoi(w[14])
+				p.check(err)
+				return n
+			}
+		}
+	}
+	p.errorf("%v: there is no mapped ring", files)
+	return 0
+}
+
+// watch passes a guest's console on and notes what f says when a line comes that
+// begins with "stretch: ".
+type watch struct {
+	to    *bytes.Buffer
+	line  []byte
+	f     func() int
+	notes map[string]int
+}
+
+func (w *watch) Write(b []byte) (int, error) {
+	for _, c := range b {
+		if w.line = append(w.line, c); c != '\n' {
+			continue
+		}
+		if what, ok := strings.CutPrefix(strings.TrimSpace(string(w.line)), "stretch: "); ok {
+			w.notes[what] = w.f()
+		}
+		w.line = w.line[:0]
+	}
+	return w.to.Write(b)
+}
+
+// guestExits is how many exits a process's guest has had that were of its own making,
+// as KVM counts them: without the host's interrupts.
+func guestExits(t *testing.T, pid int) (n int) {
+	count := func(what string) (sum int) {
+		files, err := filepath.Glob(fmt.Sprintf("/sys/kernel/debug/kvm/%d-*/%s", pid, what))
+		if err != nil || len(files) == 0 {
+			t.Errorf("KVM counts no %s of process %d: %v", what, pid, err)
+		}
+		for _, name := range files {
+			b, err := os.ReadFile(name)
+			if err != nil {
+				t.Error(err)
+			}
+			v, _ := strconv.Atoi(strings.TrimSpace(string(b)))
+			sum += v
+		}
+		return sum
+	}
+	return count("exits") - count("irq_exits")
+}
+
+// Reads on a mapped ring cost no exits: a guest that does 100,000 has no more of them
+// than one that does nothing for as long, but for its clock's. One for each batch of
+// sixteen would be 6250 more.
+func TestLinuxMappedReadsCauseNoExits(t *testing.T) {
+	const reads, batches = 100_000, 100_000 / 16
+	eachLinuxOn(t, backendPassthrough, []int{2}, func(t *testing.T, r linuxRun) {
+		r.withProgram(t)
+		programRings(&r)
+		r.disks = []string{image(t, 64<<20)}
+		r.script = "GODEBUG=asyncpreemptoff=1 /uring-guest exits disk0 " + strconv.Itoa(reads)
+		c := r.prepare(t)
+		w := &watch{to: &c.stdout, notes: map[string]int{}, f: func() int { return guestExits(t, c.Process.Pid) }}
+		c.Stdout = w
+		if err := c.Start(); err != nil {
+			t.Fatal(err)
+		}
+		status := c.finish()
+		console := c.stdout.String()
+		scan(t, console)
+		if status != 0 || !strings.Contains(console, "init: run: exit 0") || len(w.notes) != 4 {
+			t.Fatalf("exit status %d: %s\n%v\n%s", status, &c.stderr, w.notes, console)
+		}
+		busy := w.notes["reads ended"] - w.notes["reads begins"]
+		idle := w.notes["nothing ended"] - w.notes["nothing begins"]
+		_, after, _ := strings.Cut(console, "doorbells: ")
+		var doorbells int
+		if _, err := fmt.Sscanf(after, "%d", &doorbells); err != nil {
+			t.Errorf("no count of doorbells: %v", err)
+		}
+		t.Logf("%d reads: %d exits, %d doorbells; nothing for as long: %d exits", reads, busy, doorbells, idle)
+		// The guest's clock ticks a little differently each time.
+		if busy > idle+idle/4+batches/10 || doorbells > batches/10 {
+			t.Errorf("%d reads in batches of 16 have %d exits and %d doorbells; nothing for as long has %d exits", reads, busy, doorbells, idle)
+		}
+	})
+}
