@@ -720,9 +720,8 @@ static void upv_stuck(struct work_struct *work)
 	mutex_lock(&u->lock);
 	ret = upv_uring_kill(u, false);
 	mutex_unlock(&u->lock);
-	if (ret)
-		queue_delayed_work(upv_wq, &u->stuck_work, UPV_STUCK_WAIT);
-	else
+	/* It is not queued if it is being cancelled meanwhile. */
+	if (!ret || !queue_delayed_work(upv_wq, &u->stuck_work, UPV_STUCK_WAIT))
 		upv_uring_put(u);
 }
 

@@ -127,7 +127,7 @@ func guestExits(t *testing.T, pid int) (n int) {
 // sixteen would be 6250 more.
 func TestLinuxMappedReadsCauseNoExits(t *testing.T) {
 	const reads, batches = 100_000, 100_000 / 16
-	eachLinuxOn(t, backendPassthrough, []int{2}, func(t *testing.T, r linuxRun) {
+	eachLinuxRings(t, backendPassthrough, []int{2}, func(t *testing.T, r linuxRun) {
 		r.withProgram(t)
 		programRings(&r)
 		r.disks = []string{image(t, 64<<20)}

@@ -493,7 +493,7 @@ func client(name string) error {
 
 // A device that carries exports, and no disk.
 func TestLinuxProgramsUseExports(t *testing.T) {
-	eachLinuxOn(t, backendPassthrough, []int{2}, func(t *testing.T, r linuxRun) {
+	eachLinuxRings(t, backendPassthrough, []int{2}, func(t *testing.T, r linuxRun) {
 		r.withProgram(t)
 		file := image(t, 1<<20)
 		echo, door := echoes(t), fmt.Sprintf("@upv-door-%d", os.Getpid())

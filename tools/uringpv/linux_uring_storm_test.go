@@ -643,7 +643,7 @@ func stormSeeds(t *testing.T) (seeds []string) {
 // The driver's calls, with anything. URINGPV_TEST_STORM=SEED:COUNT runs COUNT storms
 // from SEED on besides the committed ones.
 func TestLinuxProgramsMayDoAnything(t *testing.T) {
-	eachLinuxOn(t, backendRelay, []int{2}, func(t *testing.T, r linuxRun) {
+	eachLinuxRings(t, backendRelay, []int{2}, func(t *testing.T, r linuxRun) {
 		r.withProgram(t)
 		seeds := stormSeeds(t)
 		if more := os.Getenv("URINGPV_TEST_STORM"); more != "" {

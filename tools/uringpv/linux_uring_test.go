@@ -665,11 +665,21 @@ func (r *linuxRun) withProgram(t *testing.T) {
 	r.memory = "512M"
 }
 
+// eachLinuxRings is eachLinuxOn for rings of programs: in the whole matrix they are
+// tried on every backend.
+func eachLinuxRings(t *testing.T, backend string, cpus []int, f func(t *testing.T, r linuxRun)) {
+	if !full() {
+		eachLinuxOn(t, backend, cpus, f)
+		return
+	}
+	each(t, linuxGuests(t), workingBackends(t), cpus, f)
+}
+
 // programRings are the rings of a guest with n vCPUs that leave eight to programs.
 func programRings(r *linuxRun) { r.options = "rings=" + strconv.Itoa(r.cpus+1+8) }
 
 func TestLinuxProgramsUseMediatedRings(t *testing.T) {
-	eachLinuxOn(t, backendPassthrough, []int{2}, func(t *testing.T, r linuxRun) {
+	eachLinuxRings(t, backendPassthrough, []int{2}, func(t *testing.T, r linuxRun) {
 		r.withProgram(t)
 		programRings(&r)
 		r.disks = []string{image(t, 64<<20)}
@@ -686,7 +696,7 @@ func TestLinuxProgramsUseMediatedRings(t *testing.T) {
 }
 
 func TestLinuxProgramsUseMappedRings(t *testing.T) {
-	eachLinuxOn(t, backendPassthrough, []int{2}, func(t *testing.T, r linuxRun) {
+	eachLinuxRings(t, backendPassthrough, []int{2}, func(t *testing.T, r linuxRun) {
 		r.withProgram(t)
 		programRings(&r)
 		r.disks = []string{image(t, 64<<20)}
@@ -703,7 +713,7 @@ func TestLinuxProgramsUseMappedRings(t *testing.T) {
 }
 
 func TestLinuxRingsOutliveNothing(t *testing.T) {
-	eachLinuxOn(t, backendPassthrough, []int{2}, func(t *testing.T, r linuxRun) {
+	eachLinuxRings(t, backendPassthrough, []int{2}, func(t *testing.T, r linuxRun) {
 		r.withProgram(t)
 		programRings(&r)
 		r.disks = []string{image(t, 64<<20)}
