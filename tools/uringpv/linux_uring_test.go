@@ -689,9 +689,12 @@ func TestLinuxProgramsUseMediatedRings(t *testing.T) {
 				/uring-guest mediated disk0
 				/uring-guest limits 8
 			done
+			/uring-guest guide
 			cat /sys/kernel/debug/uringpv-*/programs`
 		r.timeout = 3*time.Minute + time.Duration(repeat)*5*time.Second
-		r.run(t)
+		if console := r.run(t); !strings.Contains(console, "request 1 read 65536 bytes") {
+			t.Errorf("the guide's program has not read:\n%s", console)
+		}
 	})
 }
 
