@@ -1016,6 +1016,8 @@ static int upv_translate(struct upv_build *b)
 			return -EINVAL;
 		if (sqe->timeout_flags & IORING_TIMEOUT_UPDATE_MASK)
 			ret = upv_time(b, sqe->addr2, &sqe->addr2);
+		else if (sqe->timeout_flags)
+			return -EINVAL; /* before the device could say so: the target may be none */
 		return ret ?: upv_target(b, sqe->addr, &sqe->addr);
 	case IORING_OP_POLL_REMOVE:
 		if (sqe->len & IORING_POLL_UPDATE_USER_DATA)
