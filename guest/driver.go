@@ -18,17 +18,24 @@ const DriverName = "uringpv"
 // DriverSource is all that it takes to build the driver, in one directory: file
 // names and what is in them. The caller owns the map.
 func DriverSource() map[string][]byte {
-	source := map[string][]byte{"uringpv.h": abi.Header()}
-	entries, err := fs.ReadDir(kmod, "kmod")
+	source := directory(kmod, "kmod")
+	source["uringpv.h"] = abi.Header()
+	return source
+}
+
+// directory is the files of a directory by their names.
+func directory(embedded embed.FS, dir string) map[string][]byte {
+	files := map[string][]byte{}
+	entries, err := fs.ReadDir(embedded, dir)
 	for _, e := range entries {
 		var b []byte
-		if b, err = kmod.ReadFile("kmod/" + e.Name()); err != nil {
+		if b, err = embedded.ReadFile(dir + "/" + e.Name()); err != nil {
 			break
 		}
-		source[e.Name()] = b
+		files[e.Name()] = b
 	}
 	if err != nil {
 		panic(err) // embedded files can be read
 	}
-	return source
+	return files
 }

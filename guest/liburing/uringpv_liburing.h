@@ -1,13 +1,9 @@
 /* SPDX-License-Identifier: Apache-2.0 */
 /*
  * The port of liburing's system-call layer to /dev/uringpvN: liburing, and what
- * is to run on it, are compiled with this header before all others,
- *
- *     ./configure --use-libc
- *     make CFLAGS="-O2 -include .../uringpv_liburing.h -I<directory of uringpv_user.h>"
- *
- * so that its calls of syscall(2) for io_uring become ioctls of the driver's. The
- * offsets for mmap(2) are io_uring's own. The node is /dev/uringpv0, or what the
+ * is to run on it, are compiled with this header before all others (build.sh does
+ * so), so that its calls of syscall(2) for io_uring become ioctls of the driver's.
+ * The offsets for mmap(2) are io_uring's own. The node is /dev/uringpv0, or what the
  * environment's URINGPV names.
  */
 #ifndef URINGPV_LIBURING_H
@@ -22,15 +18,18 @@
 #include <stdlib.h>
 #include <string.h>
 #include <sys/ioctl.h>
+#include <sys/stat.h>
 #include <sys/syscall.h>
 #include <unistd.h>
 
 /* Not uringpv_user.h itself: it would bring the system's linux/io_uring.h before liburing's own. */
-#define URINGPV_LIBURING_PARAMS 120 /* bytes of struct io_uring_params */
+struct uringpv_liburing_params {
+	unsigned int sq_entries, cq_entries, flags, rest[27];
+};
 
 struct uringpv_liburing_setup {
 	unsigned int entries, flags;
-	unsigned char params[URINGPV_LIBURING_PARAMS];
+	struct uringpv_liburing_params params; /* struct io_uring_params */
 	unsigned long long pool_len, files;
 	unsigned int nr_files, nr_chunks;
 	unsigned long long resv[4];
@@ -46,10 +45,32 @@ struct uringpv_liburing_register {
 	unsigned long long arg;
 };
 
+struct uringpv_liburing_file {
+	unsigned int kind, flags;
+	unsigned long long size;
+	unsigned int block_size, rest[27];
+};
+
 #define URINGPV_LIBURING_SETUP _IOWR(0xb5, 1, struct uringpv_liburing_setup)
 #define URINGPV_LIBURING_ENTER _IOW(0xb5, 2, struct uringpv_liburing_enter)
 #define URINGPV_LIBURING_REGISTER _IOW(0xb5, 3, struct uringpv_liburing_register)
+#define URINGPV_LIBURING_FILE _IOR(0xb5, 16, struct uringpv_liburing_file)
 
+/* Kinds of files that have a size. */
+#define URINGPV_LIBURING_DISK 1
+#define URINGPV_LIBURING_REGULAR 2
+
+/* Flags of set-up by which the kernel polls. */
+#define URINGPV_LIBURING_IOPOLL 0x1u
+#define URINGPV_LIBURING_SQPOLL 0x2u
+
+/*
+ * Programs that ask for a ring whose SQ or files the kernel polls get one that is
+ * entered for each batch and completes by interrupts: a mediated ring is no other,
+ * and the host does the polling. params->flags says so, as they do to liburing.
+ *
+ * A device whose rings are all taken has io_uring's word for a lack of memory.
+ */
 static inline long uringpv_setup(unsigned int entries, void *params)
 {
 	struct uringpv_liburing_setup s;
@@ -65,14 +86,15 @@ static inline long uringpv_setup(unsigned int entries, void *params)
 		return -1;
 	memset(&s, 0, sizeof(s));
 	s.entries = entries;
-	memcpy(s.params, params, sizeof(s.params));
+	memcpy(&s.params, params, sizeof(s.params));
+	s.params.flags &= ~(URINGPV_LIBURING_IOPOLL | URINGPV_LIBURING_SQPOLL);
 	if (ioctl(fd, URINGPV_LIBURING_SETUP, &s)) {
-		err = errno;
+		err = errno == EBUSY ? ENOMEM : errno;
 		close(fd);
 		errno = err;
 		return -1;
 	}
-	memcpy(params, s.params, sizeof(s.params));
+	memcpy(params, &s.params, sizeof(s.params));
 	return fd;
 }
 
@@ -123,6 +145,30 @@ static inline long uringpv_syscall(long nr, ...)
 	}
 	return syscall(nr, a[0], a[1], a[2], a[3], a[4], a[5]);
 }
+
+/*
+ * fstat(2). The guest's kernel knows a file from /dev/uringpv/ as a character device
+ * without a size; programs want to hear of a file that they can read.
+ */
+static inline int uringpv_fstat(int fd, struct stat *st)
+{
+	struct uringpv_liburing_file f;
+	int ret = fstat(fd, st), err = errno;
+
+	if (ret || !S_ISCHR(st->st_mode) || ioctl(fd, URINGPV_LIBURING_FILE, &f)) {
+		errno = err;
+		return ret;
+	}
+	if (f.kind == URINGPV_LIBURING_DISK || f.kind == URINGPV_LIBURING_REGULAR) {
+		st->st_mode = (st->st_mode & ~S_IFMT) | S_IFREG;
+		st->st_size = f.size;
+		st->st_blocks = f.size / 512;
+		st->st_blksize = f.block_size;
+	}
+	return 0;
+}
+
+#define fstat(fd, st) uringpv_fstat(fd, st)
 
 /* Words that are not given are zeros. */
 #define URINGPV_SYSCALL(nr, a, b, c, d, e, f, ...)                                                             \
