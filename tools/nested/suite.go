@@ -19,6 +19,7 @@ import (
 
 	"github.com/spf13/cobra"
 
+	"github.com/uringpv/uringpv/guest"
 	"github.com/uringpv/uringpv/images"
 )
 
@@ -42,6 +43,7 @@ type step struct {
 	name     string
 	host     string   // the machine's kernel; empty: not in a machine
 	guests   []string // kernels of the Linux guests
+	liburing bool     // programs on liburing
 	packages []string
 	run      string // of go test
 	skip     string // likewise; empty: none
@@ -68,6 +70,7 @@ const (
 	withBareGuests  = "^Test([^L]|L[^i])"
 	withLinuxGuests = "^TestLinux"
 	withMuchRAM     = "^TestLinuxWithMoreThan4GiB$"
+	withLiburing    = "^TestLinuxLiburing$"
 	longOnTCG       = "^Test(RunLeavesNothingInTheProcess|ChecksumIsSha256sum|WatchdogSleepsWithTheRing|FloodStopsTheRing|BenchMeasuresEveryEngine)$" // make test has them, on the host
 	bootsLinux      = "^TestLinux(FindsItsDisk|RootDisk|PowerOff|Panic|Discard)"
 	quickWithLinux  = "^TestLinux(PowerOff|Panic|Shell|GoesOn|AsELF|WithEight|ReadOnly|SeesACapacity|WithATruncated|WithAFull|WithABad)"
@@ -82,17 +85,18 @@ func steps(full bool) []step {
 	ci := []step{
 		{name: "driver, images, machine", packages: []string{"./images/...", "./tools/nested"}, run: ".", full: full, timeout: 30 * time.Minute},
 		{name: "bare guests", host: "6.12", packages: some, run: withBareGuests, skip: longOnTCG, timeout: 10 * time.Minute},
-		{name: "Linux guests", host: "6.12", guests: []string{"6.1", "6.12"}, packages: linux, run: withLinuxGuests, skip: withMuchRAM, each: true, together: quickWithLinux, timeout: 10 * time.Minute},
+		{name: "Linux guests", host: "6.12", guests: []string{"6.1", "6.12"}, packages: linux, run: withLinuxGuests, skip: withMuchRAM + "|" + withLiburing, each: true, together: quickWithLinux, timeout: 10 * time.Minute},
 		{name: "RAM above 4 GiB", host: "6.12", guests: []string{"6.12"}, packages: linux, run: withMuchRAM, memory: 7168, timeout: 5 * time.Minute},
+		{name: "liburing", host: "6.12", guests: []string{"6.12"}, liburing: true, packages: linux, run: withLiburing, timeout: 10 * time.Minute},
 	}
 	if !full {
 		return ci
 	}
 	all := images.KernelNames()
 	return []step{
-		ci[0], ci[3],
+		ci[0], ci[3], ci[4],
 		{name: "bare guests", host: "6.12", packages: bare, run: withBareGuests, timeout: 20 * time.Minute},
-		{name: "Linux guests", host: "6.12", guests: []string{"6.1", "6.12", "newest"}, packages: linux, run: withLinuxGuests, skip: withMuchRAM, full: true, each: true, timeout: 2 * time.Hour},
+		{name: "Linux guests", host: "6.12", guests: []string{"6.1", "6.12", "newest"}, packages: linux, run: withLinuxGuests, skip: withMuchRAM + "|" + withLiburing, full: true, each: true, timeout: 2 * time.Hour},
 		{name: "generic kernels", host: "6.12", guests: []string{all[1], all[3], all[5]}, packages: linux, run: bootsLinux, full: true, each: true, timeout: time.Hour},
 		{name: "bare guests", host: "6.1", packages: bare[2:], run: withBareGuests, timeout: 20 * time.Minute},
 		{name: "Linux guests boot", host: "6.1", guests: []string{"6.1", "6.12", "newest"}, packages: linux, run: bootsLinux, full: true, each: true, timeout: time.Hour},
@@ -224,6 +228,14 @@ func (s *suite) run(ctx context.Context, r *result) error {
 			}
 			in = append(in, "--image", root)
 			env = append(env, "URINGPV_TEST_GUESTS=/guests", "URINGPV_TEST_ROOT=/images/"+images.RootFile)
+		}
+		if r.liburing {
+			dir, err := s.makeLiburing(ctx)
+			if err != nil {
+				return err
+			}
+			in = append(in, "--put", dir+":/liburing")
+			env = append(env, "URINGPV_TEST_LIBURING=/liburing")
 		}
 		env = append(env, "REQUIRE_KVM=1", "REQUIRE_IO_URING=1")
 		for i, a := range in {
@@ -390,4 +402,17 @@ const rootSize = 384 << 20
 func (s *suite) makeRoot(ctx context.Context) (string, error) {
 	path := filepath.Join(s.guests, images.RootFile)
 	return path, s.images.BuildRoot(ctx, path, rootSize)
+}
+
+// makeLiburing builds the programs of guest/liburing/programs, and returns their directory.
+func (s *suite) makeLiburing(ctx context.Context) (string, error) {
+	programs, err := guest.LiburingPrograms()
+	if err != nil {
+		return "", err
+	}
+	var files []string
+	for _, p := range programs {
+		files = append(files, p.File)
+	}
+	return s.images.BuildLiburing(ctx, guest.LiburingPort(), slices.Compact(slices.Sorted(slices.Values(files))))
 }
