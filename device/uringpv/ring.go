@@ -13,6 +13,7 @@ import (
 	"golang.org/x/sys/unix"
 
 	"github.com/uringpv/uringpv/device/uringpv/abi"
+	"github.com/uringpv/uringpv/device/uringpv/internal/signal"
 	"github.com/uringpv/uringpv/hostring"
 	"github.com/uringpv/uringpv/memmap"
 )
@@ -82,7 +83,7 @@ func (d *Device) ringSetup(index uint32, payload []byte) ([]byte, error) {
 		}
 	}
 	// What was rung while there was no ring is nobody's.
-	drain(spec.DoorbellFD)
+	signal.Take(spec.DoorbellFD, new([8]byte))
 
 	if r.backend, err = d.backend.NewRing(*spec); err != nil {
 		return nil, &HostError{fmt.Sprintf("set up ring %d", index), err}

@@ -31,22 +31,11 @@ import (
 	"github.com/uringpv/uringpv/memmap"
 )
 
-// need skips the test on a host that cannot give a ring to a process of its own.
-func need(t testing.TB, err error) {
-	t.Helper()
-	if errors.Is(err, ErrUnsupported) && os.Getenv("REQUIRE_IO_URING") != "1" {
-		t.Skipf("SKIPPED, NOT TESTED: %v (REQUIRE_IO_URING=1 makes this a failure)", err)
-	}
-	if err != nil {
-		t.Fatal(err)
-	}
-}
-
 // newTestBackend is the backend under test, for ringtest.
 func newTestBackend(t testing.TB, m *memmap.Memory, files []uringpv.File) uringpv.Backend {
 	t.Helper()
 	b, err := New(Config{Memory: m, Files: files, Logger: slog.New(slog.DiscardHandler)})
-	need(t, err)
+	ringtest.Need(t, err)
 	return b
 }
 
@@ -511,7 +500,7 @@ func TestOwnerDiesWithTheMonitor(t *testing.T) {
 		time.Sleep(time.Minute) // it is killed before
 		return
 	}
-	need(t, Supported())
+	ringtest.Need(t, Supported())
 	exe, err := os.Executable()
 	if err != nil {
 		t.Fatal(err)
@@ -615,16 +604,8 @@ func TestRingsWithFilesOfDifferentSizes(t *testing.T) {
 
 // TestSocketsThatReachAnybodyAreRefused: restrictions do not see addresses.
 func TestSocketsThatReachAnybodyAreRefused(t *testing.T) {
-	need(t, Supported())
-	l, err := memmap.NewLayout(memmap.MinRAM)
-	if err != nil {
-		t.Fatal(err)
-	}
-	m, err := memmap.New(l, memmap.Options{})
-	if err != nil {
-		t.Fatal(err)
-	}
-	defer m.Close()
+	ringtest.Need(t, Supported())
+	m := ringtest.Memory(t, memmap.MinRAM)
 	for _, c := range []struct {
 		name     string
 		file     uringpv.File
@@ -900,16 +881,8 @@ func TestFilesChangeUnderAnAccept(t *testing.T) {
 
 func TestMemlockTooSmallIsSaid(t *testing.T) {
 	testutil.NoLeaks(t)
-	need(t, Supported())
-	l, err := memmap.NewLayout(16 << 20)
-	if err != nil {
-		t.Fatal(err)
-	}
-	m, err := memmap.New(l, memmap.Options{})
-	if err != nil {
-		t.Fatal(err)
-	}
-	defer m.Close()
+	ringtest.Need(t, Supported())
+	m := ringtest.Memory(t, 16<<20)
 	ringtest.Unprivileged(t, 1<<20, func() {
 		b, err := New(Config{Memory: m})
 		if !errors.Is(err, ErrMemlock) || !strings.Contains(err.Error(), "ulimit -l") {
@@ -946,16 +919,8 @@ func TestOwnerThatCannotStartIsExplained(t *testing.T) {
 // the owner is looked at, as pinning that much would take the host's memory.
 func TestMemoryAboveTheHole(t *testing.T) {
 	testutil.NoLeaks(t)
-	need(t, Supported())
-	l, err := memmap.NewLayout(uint64(memmap.HoleStart) + 1<<20)
-	if err != nil {
-		t.Fatal(err)
-	}
-	m, err := memmap.New(l, memmap.Options{})
-	if err != nil {
-		t.Fatal(err)
-	}
-	defer m.Close()
+	ringtest.Need(t, Supported())
+	m := ringtest.Memory(t, uint64(memmap.HoleStart)+1<<20)
 	program, err := programFile()
 	if err != nil {
 		t.Fatal(err)

@@ -10,6 +10,7 @@ import (
 	"golang.org/x/sys/unix"
 
 	"github.com/uringpv/uringpv/device/uringpv"
+	"github.com/uringpv/uringpv/device/uringpv/internal/buffers"
 	"github.com/uringpv/uringpv/device/uringpv/internal/direct"
 	"github.com/uringpv/uringpv/hostring"
 	"github.com/uringpv/uringpv/memmap"
@@ -131,7 +132,7 @@ func memlock(err error) error {
 // Buffers pins ranges of guest RAM. The kernel shares the pages of no other ring,
 // as these are of another process.
 func (h *host) Buffers(r *hostring.Ring, ranges []memmap.Range) error {
-	return memlock(direct.Pin(r, h.b.memory, ranges))
+	return memlock(buffers.Pin(r, h.b.memory, ranges))
 }
 
 // Ready waits until the owner has unmapped all but guest RAM: not before can a

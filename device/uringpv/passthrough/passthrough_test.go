@@ -21,50 +21,24 @@ import (
 	"github.com/uringpv/uringpv/memmap"
 )
 
-// need skips the test on a host without passthrough.
-func need(t testing.TB, err error) {
-	t.Helper()
-	if errors.Is(err, ErrUnsupported) && os.Getenv("REQUIRE_IO_URING") != "1" {
-		t.Skipf("SKIPPED, NOT TESTED: %v (REQUIRE_IO_URING=1 makes this a failure)", err)
-	}
-	if err != nil {
-		t.Fatal(err)
-	}
-}
-
 // newBackend is the backend under test, for ringtest.
 func newBackend(t testing.TB, m *memmap.Memory, files []uringpv.File) uringpv.Backend {
 	t.Helper()
 	b, err := New(Config{Memory: m, Files: files, Logger: slog.New(slog.DiscardHandler)})
-	need(t, err)
+	ringtest.Need(t, err)
 	return b
 }
 
 func TestPassthrough(t *testing.T) { ringtest.Run(t, newBackend) }
 
-// memory is guest RAM for tests without a rig.
-func memory(t *testing.T) *memmap.Memory {
-	t.Helper()
-	l, err := memmap.NewLayout(16 << 20)
-	if err != nil {
-		t.Fatal(err)
-	}
-	m, err := memmap.New(l, memmap.Options{})
-	if err != nil {
-		t.Fatal(err)
-	}
-	t.Cleanup(func() { m.Close() })
-	return m
-}
-
 func TestSupportedAgreesWithNew(t *testing.T) {
 	testutil.NeedIOUring(t)
 	err := Supported()
-	b, newErr := New(Config{Memory: memory(t)})
+	b, newErr := New(Config{Memory: ringtest.Memory(t, 16<<20)})
 	if (err == nil) != (newErr == nil) {
 		t.Fatalf("Supported: %v; New: %v", err, newErr)
 	}
-	need(t, err)
+	ringtest.Need(t, err)
 	if err := b.Close(); err != nil {
 		t.Error(err)
 	}
@@ -204,7 +178,7 @@ func TestGrowthBoundWantsOneSize(t *testing.T) {
 	if err := unix.Getrlimit(unix.RLIMIT_FSIZE, &before); err != nil {
 		t.Fatal(err)
 	}
-	m := memory(t)
+	m := ringtest.Memory(t, 16<<20)
 	small, large := ringtest.Disk(t, 8192, false), ringtest.Disk(t, 16384, false)
 	other, reader := ringtest.Disk(t, 8192, false), ringtest.Disk(t, 1<<20, true)
 	empty := ringtest.Disk(t, 0, false)
@@ -222,7 +196,7 @@ func TestGrowthBoundWantsOneSize(t *testing.T) {
 	} {
 		b, err := New(Config{Memory: m, Files: c.files})
 		if err != nil && !errors.Is(err, ErrGrowth) {
-			need(t, err)
+			ringtest.Need(t, err)
 		}
 		if (err == nil) != c.ok {
 			t.Errorf("%s: %v", c.name, err)
@@ -235,7 +209,7 @@ func TestGrowthBoundWantsOneSize(t *testing.T) {
 	}
 	// Two devices of one process.
 	a, err := New(Config{Memory: m, Files: []uringpv.File{small}})
-	need(t, err)
+	ringtest.Need(t, err)
 	if _, err := New(Config{Memory: m, Files: []uringpv.File{large}}); !errors.Is(err, ErrGrowth) {
 		t.Errorf("a second device with a disk of another size: %v, want ErrGrowth", err)
 	}
@@ -250,8 +224,8 @@ func TestGrowthBoundWantsOneSize(t *testing.T) {
 
 func TestMemlockTooSmallIsSaid(t *testing.T) {
 	testutil.NoLeaks(t)
-	need(t, Supported())
-	m := memory(t)
+	ringtest.Need(t, Supported())
+	m := ringtest.Memory(t, 16<<20)
 	ringtest.Unprivileged(t, 1<<20, func() {
 		b, err := New(Config{Memory: m})
 		if !errors.Is(err, ErrMemlock) || !strings.Contains(err.Error(), "ulimit -l") {

@@ -14,6 +14,7 @@ import (
 	"golang.org/x/sys/unix"
 
 	"github.com/uringpv/uringpv/device/uringpv"
+	"github.com/uringpv/uringpv/device/uringpv/internal/buffers"
 	"github.com/uringpv/uringpv/device/uringpv/internal/direct"
 	"github.com/uringpv/uringpv/hostring"
 	"github.com/uringpv/uringpv/memmap"
@@ -49,11 +50,11 @@ type host struct{ b *Backend }
 func (h *host) Make(c hostring.Config) (*hostring.Ring, error) { return setup(c) }
 
 // Buffers clones guest RAM from the base ring, or pins ranges of it.
-func (h *host) Buffers(r *hostring.Ring, buffers []memmap.Range) error {
-	if h.b.base != nil && slices.Equal(buffers, h.b.memory.Layout().Buffers()) {
+func (h *host) Buffers(r *hostring.Ring, ranges []memmap.Range) error {
+	if h.b.base != nil && slices.Equal(ranges, h.b.memory.Layout().Buffers()) {
 		return r.CloneBuffers(h.b.base)
 	}
-	return direct.Pin(r, h.b.memory, buffers)
+	return buffers.Pin(r, h.b.memory, ranges)
 }
 
 // Ready has nothing to wait for.

@@ -17,6 +17,7 @@ import (
 
 	"github.com/uringpv/uringpv/device/uringpv"
 	"github.com/uringpv/uringpv/device/uringpv/abi"
+	"github.com/uringpv/uringpv/device/uringpv/internal/buffers"
 	"github.com/uringpv/uringpv/device/uringpv/internal/growth"
 	"github.com/uringpv/uringpv/device/uringpv/internal/quiesce"
 	"github.com/uringpv/uringpv/hostring"
@@ -78,7 +79,7 @@ func New(c Config) (*Backend, error) {
 		c.Logger = slog.Default()
 	}
 	b := &Backend{inline: runtime.NumCPU() < pollers, unpinned: c.Unpinned, memory: c.Memory, log: c.Logger}
-	ops, err := known()
+	ops, err := knownOpcodes()
 	if err != nil {
 		return nil, err
 	}
@@ -128,8 +129,8 @@ func (b *Backend) need(f *uringpv.File) error {
 // time slices, so the ring's thread enters the host ring by itself.
 const pollers = 3
 
-// known is which of the relay's opcodes the host's kernel has.
-func known() (abi.Opcodes, error) {
+// knownOpcodes is which of the relay's opcodes the host's kernel has.
+func knownOpcodes() (abi.Opcodes, error) {
 	r, err := hostring.New(hostring.Config{Entries: 1})
 	if errors.Is(err, unix.ENOMEM) {
 		return abi.Opcodes{}, fmt.Errorf("the host's io_uring: %w; RLIMIT_MEMLOCK (ulimit -l) may be used up by the user's other rings", err)
@@ -195,18 +196,18 @@ func (b *Backend) linger(s *quiesce.Sentinel) {
 // register gives host the buffers of a ring as fixed buffers and says whether it
 // could. Without them the relay reads and writes at the same addresses, which it
 // has checked; it is slower by the pinning of each request's pages.
-func (b *Backend) register(host *hostring.Ring, buffers []memmap.Range) (bool, error) {
+func (b *Backend) register(host *hostring.Ring, ranges []memmap.Range) (bool, error) {
 	if b.unpinned {
 		return false, nil
 	}
 	err := error(unix.EINVAL)
-	if slices.Equal(buffers, b.memory.Layout().Buffers()) {
+	if slices.Equal(ranges, b.memory.Layout().Buffers()) {
 		if err = b.clone(host); err == nil {
 			return true, nil
 		}
 	}
 	if hostring.Errno(err) == unix.EINVAL { // other ranges, or a kernel before 6.12
-		if err = pin(host, b.memory, buffers); err == nil {
+		if err = buffers.Pin(host, b.memory, ranges); err == nil {
 			return true, nil
 		}
 	}
@@ -237,23 +238,10 @@ func (b *Backend) clone(host *hostring.Ring) error {
 		if err != nil {
 			return err
 		}
-		if err := pin(base, b.memory, b.memory.Layout().Buffers()); err != nil {
+		if err := buffers.Pin(base, b.memory, b.memory.Layout().Buffers()); err != nil {
 			return errors.Join(err, base.Close())
 		}
 		b.base = base
 	}
 	return host.CloneBuffers(b.base)
-}
-
-// pin registers ranges of guest RAM.
-func pin(r *hostring.Ring, m *memmap.Memory, ranges []memmap.Range) error {
-	v := make([]hostring.Buffer, len(ranges))
-	for i, g := range ranges {
-		addr, err := m.HostAddr(g)
-		if err != nil {
-			return err
-		}
-		v[i] = hostring.Buffer{Addr: addr, Length: g.Length}
-	}
-	return r.RegisterBuffers(v)
 }

@@ -3,7 +3,6 @@
 package relay
 
 import (
-	"encoding/binary"
 	"errors"
 	"runtime"
 	"sync/atomic"
@@ -11,6 +10,7 @@ import (
 
 	"golang.org/x/sys/unix"
 
+	"github.com/uringpv/uringpv/device/uringpv/internal/signal"
 	"github.com/uringpv/uringpv/hostring"
 )
 
@@ -515,8 +515,8 @@ func (r *Ring) publish() {
 		return
 	}
 	r.calls++
-	if _, err := unix.Write(r.spec.VectorFD, one[:]); err == nil || errors.Is(err, unix.EAGAIN) {
-		r.count.Interrupts.Add(1) // EAGAIN: the counter is full, so it is signalled
+	if signal.Raise(r.spec.VectorFD) == nil {
+		r.count.Interrupts.Add(1)
 	}
 }
 
@@ -558,16 +558,8 @@ func (r *Ring) doorbell() {
 
 // read empties an eventfd and returns its count.
 func (r *Ring) read(fd int) uint64 {
-	for {
-		r.calls++
-		n, err := unix.Read(fd, r.event[:])
-		switch {
-		case err == nil && n == len(r.event):
-			return binary.NativeEndian.Uint64(r.event[:])
-		case !errors.Is(err, unix.EINTR):
-			return 0 // EAGAIN: nobody has signalled
-		}
-	}
+	r.calls++
+	return signal.Take(fd, &r.event)
 }
 
 // awake tells the guest, and the host ring, whether the ring polls.

@@ -161,15 +161,7 @@ func TestNeedsARegularDiskWithinTheGrowthBound(t *testing.T) {
 		t.Fatal(err)
 	}
 	defer h.Release()
-	l, err := memmap.NewLayout(memmap.MinRAM)
-	if err != nil {
-		t.Fatal(err)
-	}
-	m, err := memmap.New(l, memmap.Options{})
-	if err != nil {
-		t.Fatal(err)
-	}
-	defer m.Close()
+	m := ringtest.Memory(t, memmap.MinRAM)
 	large := ringtest.Disk(t, 1<<20, false)
 	large.Size = func() (int64, error) { return 1<<30 + 1, nil }
 	if b, err := New(Config{Memory: m, Files: []uringpv.File{large}}); !errors.Is(err, growth.ErrConflict) {

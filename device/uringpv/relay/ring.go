@@ -5,7 +5,6 @@ package relay
 import (
 	"cmp"
 	"context"
-	"errors"
 	"fmt"
 	"slices"
 	"sync/atomic"
@@ -16,7 +15,9 @@ import (
 
 	"github.com/uringpv/uringpv/device/uringpv"
 	"github.com/uringpv/uringpv/device/uringpv/abi"
+	"github.com/uringpv/uringpv/device/uringpv/internal/buffers"
 	"github.com/uringpv/uringpv/device/uringpv/internal/quiesce"
+	"github.com/uringpv/uringpv/device/uringpv/internal/signal"
 	"github.com/uringpv/uringpv/hostring"
 )
 
@@ -57,6 +58,17 @@ type buffer struct{ start, end uint64 }
 // noBuffer is an entry without a buffer: it holds nothing, not even nothing.
 var noBuffer = buffer{1, 0}
 
+// known is a host ring's buffers as the relay knows them.
+func known(host []hostring.Buffer) []buffer {
+	v := make([]buffer, len(host))
+	for i, h := range host {
+		if v[i] = noBuffer; h.Length > 0 {
+			v[i] = buffer{uint64(h.Addr), uint64(h.Addr) + h.Length}
+		}
+	}
+	return v
+}
+
 // holds says whether [addr, addr+n) lies in the buffer.
 func (b buffer) holds(addr, n uint64) bool {
 	return addr >= b.start && addr <= b.end && n <= b.end-addr
@@ -81,6 +93,8 @@ type loop struct {
 	memory     []buffer // what the buffers cover, in order, without gaps that are none
 	last       int      // buffer that a READ or WRITE was in most recently
 	registered bool     // host has the buffers
+	replaced   uint64   // bytes of them that were replaced since request number since
+	since      uint64
 	arena      arena
 
 	slots   slots
@@ -144,13 +158,11 @@ func (b *Backend) NewRing(s uringpv.RingSpec) (_ uringpv.Ring, err error) {
 	if err := r.tables(); err != nil {
 		return nil, err
 	}
-	for _, g := range s.Buffers {
-		addr, err := s.Memory.HostAddr(g)
-		if err != nil {
-			return nil, err
-		}
-		r.buffers = append(r.buffers, buffer{uint64(addr), uint64(addr) + g.Length})
+	host, err := buffers.Of(s.Memory, s.Buffers)
+	if err != nil {
+		return nil, err
 	}
+	r.buffers = known(host)
 	r.sortBuffers()
 	// A chain takes up to two slots for each SQE, and must fit.
 	most := max(s.CQEntries, 2*s.SQEntries, fewestInFlight)
@@ -387,20 +399,11 @@ func (r *Ring) Enter(toSubmit, flags uint32) error {
 // notify makes the goroutine look at what others want of it.
 func (r *Ring) notify() error {
 	r.attention.Store(true)
-	for {
-		// EAGAIN: the counter is full, so it is signalled.
-		_, err := unix.Write(r.wake, one[:])
-		switch {
-		case err == nil || errors.Is(err, unix.EAGAIN):
-			return nil
-		case !errors.Is(err, unix.EINTR):
-			return fmt.Errorf("wake ring %d: %w", r.spec.Index, err)
-		}
+	if err := signal.Raise(r.wake); err != nil {
+		return fmt.Errorf("wake ring %d: %w", r.spec.Index, err)
 	}
+	return nil
 }
-
-// one is what a signal adds to an eventfd.
-var one = [8]byte{1}
 
 // Close ends the ring as uringpv.Ring says.
 func (r *Ring) Close(ctx context.Context) error {

@@ -8,6 +8,7 @@ import (
 	"golang.org/x/sys/unix"
 
 	"github.com/uringpv/uringpv/device/uringpv"
+	"github.com/uringpv/uringpv/device/uringpv/internal/buffers"
 	"github.com/uringpv/uringpv/hostring"
 	"github.com/uringpv/uringpv/memmap"
 )
@@ -127,26 +128,43 @@ func (r *Ring) updateFiles(slot int, in []*uringpv.File, files []file) error {
 
 // UpdateBuffers replaces buffers as uringpv.Ring says.
 func (r *Ring) UpdateBuffers(index int, ranges []memmap.Range) error {
-	buffers := make([]buffer, len(ranges))
-	host := make([]hostring.Buffer, len(ranges))
-	for i, g := range ranges {
-		buffers[i] = noBuffer
-		if g.Length == 0 {
-			continue
-		}
-		addr, err := r.spec.Memory.HostAddr(g)
-		if err != nil {
-			return err
-		}
-		buffers[i] = buffer{uint64(addr), uint64(addr) + g.Length}
-		host[i] = hostring.Buffer{Addr: addr, Length: g.Length}
+	host, err := buffers.Of(r.spec.Memory, ranges)
+	if err != nil {
+		return err
 	}
-	return r.inLoop(func() error { return r.updateBuffers(index, buffers, host) })
+	return r.inLoop(func() error { return r.updateBuffers(index, host) })
+}
+
+// replacedMost is how many times the length of guest RAM may be replaced in buffers
+// while requests are in flight that may keep what was replaced. The kernel's account of
+// a buffer takes 1/256 of its length.
+const replacedMost = 4
+
+// replace takes note of buffers that are replaced, and says whether the host's kernel may
+// go on to have them.
+func (r *Ring) replace(old []buffer) bool {
+	for _, b := range old {
+		if b.start < b.end {
+			r.replaced += b.end - b.start
+		}
+	}
+	if r.replaced <= replacedMost*r.spec.Memory.Layout().Size() {
+		return true
+	}
+	for i := range r.slots.table {
+		if s := &r.slots.table[i]; s.busy && s.class != classOther && s.born <= r.since {
+			return false
+		}
+	}
+	r.replaced, r.since = 0, r.slots.born
+	return true
 }
 
 // updateBuffers is UpdateBuffers in the goroutine. Where the host's kernel cannot
-// change its table, the relay goes on without it: it has checked every address.
-func (r *Ring) updateBuffers(index int, buffers []buffer, host []hostring.Buffer) error {
+// change its table, or requests that wait keep too much of what was in it, the relay
+// goes on without it: it has checked every address.
+func (r *Ring) updateBuffers(index int, host []hostring.Buffer) error {
+	r.registered = r.registered && r.replace(r.buffers[index:index+len(host)])
 	if r.registered {
 		r.calls++
 		switch err := r.host.UpdateBuffers(uint32(index), host); hostring.Errno(err) {
@@ -157,7 +175,7 @@ func (r *Ring) updateBuffers(index int, buffers []buffer, host []hostring.Buffer
 			return err
 		}
 	}
-	copy(r.buffers[index:], buffers)
+	copy(r.buffers[index:], known(host))
 	r.sortBuffers()
 	return nil
 }

@@ -4,6 +4,7 @@ package relay
 
 import (
 	"errors"
+	"slices"
 	"sync"
 	"testing"
 
@@ -135,6 +136,43 @@ func TestFilesInUseAreNotReplacedWithoutBound(t *testing.T) {
 	}
 	if err := b.ring.UpdateFiles(1, []*uringpv.File{&b.files[0]}); err != nil {
 		t.Errorf("after the reads have ended: %v", err)
+	}
+}
+
+// TestReplacedBuffersAreNotKeptWithoutBound: a read that waits keeps its buffer, and one
+// waits for each that is replaced. From a bound on the host's kernel gets no more.
+func TestReplacedBuffersAreNotKeptWithoutBound(t *testing.T) {
+	for _, waits := range []bool{false, true} {
+		g := ringtest.NewRig(t, newSlotted, slices.Concat(disks(1<<20)(t), pipe(t))...)
+		d := g.Setup(t, ringtest.Config{SQ: 8, CQ: 512, Flags: hostring.SetupSQPoll})
+		r := d.Ring.(*Ring)
+		all := g.Memory.Layout().Buffers()
+		const updates = 10 * replacedMost
+		for i := range updates {
+			if waits {
+				s := hostring.SQE{Opcode: hostring.OpReadFixed, Flags: fixed, FD: 1, Addr: g.Addr(4096), Len: 8, UserData: 7}
+				d.MustPut(t, &s)
+				d.Submit()
+			}
+			if res := d.Do(t, hostring.SQE{Opcode: hostring.OpReadFixed, Flags: fixed, Addr: g.Addr(0), Len: 512}); res != 512 {
+				t.Fatalf("a read after %d updates: %d", i, res)
+			}
+			if err := d.Ring.UpdateBuffers(0, all); err != nil {
+				t.Fatal(err)
+			}
+		}
+		if err := r.inLoop(func() error {
+			if r.registered == waits {
+				t.Errorf("after %d updates, with reads that wait: %v, the host's kernel has the buffers: %v", updates, waits, r.registered)
+			}
+			if most := (replacedMost + 1) * g.Memory.Layout().Size(); r.replaced > most {
+				t.Errorf("%d bytes were replaced, %d at most", r.replaced, most)
+			}
+			return nil
+		}); err != nil {
+			t.Fatal(err)
+		}
+		d.Destroy(t)
 	}
 }
 

@@ -3,7 +3,6 @@
 package direct
 
 import (
-	"encoding/binary"
 	"errors"
 	"fmt"
 	"sync/atomic"
@@ -12,6 +11,7 @@ import (
 	"golang.org/x/sys/unix"
 
 	"github.com/uringpv/uringpv/device/uringpv"
+	"github.com/uringpv/uringpv/device/uringpv/internal/signal"
 	"github.com/uringpv/uringpv/hostring"
 )
 
@@ -122,16 +122,8 @@ func (r *Ring) wait() bool {
 
 // read empties an eventfd and returns its count.
 func (r *Ring) read(fd int) uint64 {
-	for {
-		r.count.SystemCalls.Add(1)
-		n, err := unix.Read(fd, r.event[:])
-		switch {
-		case err == nil && n == len(r.event):
-			return binary.NativeEndian.Uint64(r.event[:])
-		case !errors.Is(err, unix.EINTR):
-			return 0 // EAGAIN: nobody has signalled
-		}
-	}
+	r.count.SystemCalls.Add(1)
+	return signal.Take(fd, &r.event)
 }
 
 // ring does what a doorbell asks for. Nothing that the guest wrote says whether

@@ -17,6 +17,7 @@ import (
 
 	"github.com/uringpv/uringpv/device/uringpv"
 	"github.com/uringpv/uringpv/device/uringpv/internal/quiesce"
+	"github.com/uringpv/uringpv/device/uringpv/internal/signal"
 	"github.com/uringpv/uringpv/hostring"
 	"github.com/uringpv/uringpv/memmap"
 )
@@ -335,20 +336,11 @@ func (r *Ring) Enter(toSubmit, _ uint32) error {
 
 // notify makes the goroutine look at what others want of it.
 func (r *Ring) notify() error {
-	for {
-		// EAGAIN: the counter is full, so it is signalled.
-		_, err := unix.Write(r.wake, one[:])
-		switch {
-		case err == nil || errors.Is(err, unix.EAGAIN):
-			return nil
-		case !errors.Is(err, unix.EINTR):
-			return fmt.Errorf("wake ring %d: %w", r.spec.Index, err)
-		}
+	if err := signal.Raise(r.wake); err != nil {
+		return fmt.Errorf("wake ring %d: %w", r.spec.Index, err)
 	}
+	return nil
 }
-
-// one is what a signal adds to an eventfd.
-var one = [8]byte{1}
 
 // Stats are the kernel's counters and the doorbells. SQEs that the kernel
 // dropped count as consumed.

@@ -9,6 +9,7 @@ import (
 	"golang.org/x/sys/unix"
 
 	"github.com/uringpv/uringpv/device/uringpv/abi"
+	"github.com/uringpv/uringpv/device/uringpv/internal/buffers"
 	"github.com/uringpv/uringpv/hostring"
 	"github.com/uringpv/uringpv/memmap"
 )
@@ -118,23 +119,10 @@ func Known(r *hostring.Ring, opcodes []uint8) (abi.Opcodes, error) {
 	return abi.OpcodesOf(ops...), nil
 }
 
-// Pin registers ranges of guest RAM with a ring.
-func Pin(r *hostring.Ring, m *memmap.Memory, ranges []memmap.Range) error {
-	v := make([]hostring.Buffer, len(ranges))
-	for i, g := range ranges {
-		addr, err := m.HostAddr(g)
-		if err != nil {
-			return err
-		}
-		v[i] = hostring.Buffer{Addr: addr, Length: g.Length}
-	}
-	return r.RegisterBuffers(v)
-}
-
 // PinAll registers all guest RAM. The error wraps ErrMemlock, and says what would
 // help, if that is more than may be locked.
 func PinAll(r *hostring.Ring, m *memmap.Memory) error {
-	err := Pin(r, m, m.Layout().Buffers())
+	err := buffers.Pin(r, m, m.Layout().Buffers())
 	if hostring.Errno(err) == unix.ENOMEM {
 		return fmt.Errorf("%w: RLIMIT_MEMLOCK must be at least the guest's RAM, %d KiB (ulimit -l), or the process needs CAP_IPC_LOCK; backend=relay does without: %w",
 			ErrMemlock, m.Layout().Size()>>10, err)

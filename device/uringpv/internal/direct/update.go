@@ -8,6 +8,7 @@ import (
 	"golang.org/x/sys/unix"
 
 	"github.com/uringpv/uringpv/device/uringpv"
+	"github.com/uringpv/uringpv/device/uringpv/internal/buffers"
 	"github.com/uringpv/uringpv/hostring"
 	"github.com/uringpv/uringpv/memmap"
 )
@@ -38,16 +39,9 @@ func (r *Ring) UpdateFiles(slot int, files []*uringpv.File) error {
 
 // UpdateBuffers replaces the host ring's buffers.
 func (r *Ring) UpdateBuffers(index int, ranges []memmap.Range) error {
-	b := make([]hostring.Buffer, len(ranges))
-	for i, g := range ranges {
-		if g.Length == 0 {
-			continue
-		}
-		addr, err := r.spec.Memory.HostAddr(g)
-		if err != nil {
-			return err
-		}
-		b[i] = hostring.Buffer{Addr: addr, Length: g.Length}
+	b, err := buffers.Of(r.spec.Memory, ranges)
+	if err != nil {
+		return err
 	}
 	return r.registered(func(h *hostring.Ring) error { return h.UpdateBuffers(uint32(index), b) })
 }

@@ -4,6 +4,7 @@ package ringtest
 
 import (
 	"context"
+	"errors"
 	"fmt"
 	"log/slog"
 	"os"
@@ -14,6 +15,7 @@ import (
 
 	"github.com/uringpv/uringpv/device/uringpv"
 	"github.com/uringpv/uringpv/device/uringpv/abi"
+	"github.com/uringpv/uringpv/device/uringpv/internal/direct"
 	"github.com/uringpv/uringpv/hostring"
 	"github.com/uringpv/uringpv/internal/testutil"
 	"github.com/uringpv/uringpv/memmap"
@@ -83,11 +85,22 @@ func Pipe(t testing.TB) uringpv.File {
 	}
 }
 
-// NewRig makes a rig that goes with the test.
-func NewRig(t testing.TB, make Make, files ...uringpv.File) *Rig {
+// Need skips the test on a host that cannot share rings with guests, and fails it for
+// any other error.
+func Need(t testing.TB, err error) {
 	t.Helper()
-	testutil.NeedIOUring(t)
-	l, err := memmap.NewLayout(ram)
+	if errors.Is(err, direct.ErrUnsupported) && os.Getenv("REQUIRE_IO_URING") != "1" {
+		t.Skipf("SKIPPED, NOT TESTED: %v (REQUIRE_IO_URING=1 makes this a failure)", err)
+	}
+	if err != nil {
+		t.Fatal(err)
+	}
+}
+
+// Memory is guest RAM of size bytes that goes with the test, for tests without a rig.
+func Memory(t testing.TB, size uint64) *memmap.Memory {
+	t.Helper()
+	l, err := memmap.NewLayout(size)
 	if err != nil {
 		t.Fatal(err)
 	}
@@ -100,6 +113,14 @@ func NewRig(t testing.TB, make Make, files ...uringpv.File) *Rig {
 			t.Error(err)
 		}
 	})
+	return m
+}
+
+// NewRig makes a rig that goes with the test.
+func NewRig(t testing.TB, make Make, files ...uringpv.File) *Rig {
+	t.Helper()
+	testutil.NeedIOUring(t)
+	m := Memory(t, ram)
 	data, err := m.Bytes(memmap.Range{Start: dataBase, Length: dataSize})
 	if err != nil {
 		t.Fatal(err)
