@@ -4,6 +4,8 @@ package relay
 
 import (
 	"encoding/binary"
+	"errors"
+	"math/rand/v2"
 	"slices"
 	"testing"
 	"time"
@@ -12,6 +14,7 @@ import (
 
 	"github.com/uringpv/uringpv/device/uringpv"
 	"github.com/uringpv/uringpv/hostring"
+	"github.com/uringpv/uringpv/internal/testutil"
 )
 
 // acceptMulti is an ACCEPT of file 0 that goes on.
@@ -243,6 +246,173 @@ func TestFloodOfConnectionsIsBounded(t *testing.T) {
 					if fd, _, err := unix.Accept4(b.peer(0), unix.SOCK_CLOEXEC); err == nil {
 						unix.Close(fd)
 					}
+				}
+			}
+		})
+	}
+}
+
+// TestTablesAgreeWhateverIsAccepted: ACCEPTs of every kind, CLOSE, RING_REGISTER and
+// cancels in any order, at once. When all has ended each entry of the guest's table has
+// an entry of the host's to itself, nothing else is open there, and with the guest's
+// entries go the connections.
+func TestTablesAgreeWhateverIsAccepted(t *testing.T) {
+	for _, mode := range modes {
+		t.Run(mode, func(t *testing.T) {
+			testutil.NoLeaks(t)
+			seed := uint64(time.Now().UnixNano())
+			t.Logf("seed %d", seed)
+			rnd := rand.New(rand.NewPCG(seed, 1))
+			b := relayBench(t, mode, slices.Concat(listening(t), disks(8192)(t)))
+			if err := unix.Listen(b.peer(0), 1024); err != nil {
+				t.Fatal(err)
+			}
+			r := b.ring.(*Ring)
+			var clients []int
+			entry := func() int32 { return 2 + rnd.Int32N(benchSlots-2) }
+			for range 400 {
+				var batch []hostring.SQE
+				for range 1 + rnd.IntN(6) {
+					s := acceptMulti(1)
+					switch rnd.IntN(8) {
+					case 0:
+					case 1:
+						s.IOPrio = 0 // into any entry, once
+					case 2, 3:
+						s.IOPrio, s.SpliceFDIn = 0, entry()+1
+					case 4, 5:
+						s = closeOf(2, entry())
+					case 6:
+						s = cancelOf(3, 1, []uint32{0, cancelAll, cancelAny}[rnd.IntN(3)])
+					case 7:
+						s = b.rw(hostring.OpRecv, fixed, 1, entry(), 0, 100, 50)
+					}
+					s.Flags |= []uint8{0, 0, 0, hostring.SQEIOLink, hostring.SQEAsync}[rnd.IntN(5)]
+					batch = append(batch, s)
+				}
+				b.submit(batch)
+				if rnd.IntN(2) == 0 && len(clients) < 800 {
+					clients = append(clients, b.dial())
+				}
+				if rnd.IntN(4) == 0 {
+					f := []*uringpv.File{uringpv.NoFile, &b.files[1]}[rnd.IntN(2)]
+					if err := b.ring.UpdateFiles(int(entry()), []*uringpv.File{f}); err != nil && !errors.Is(err, unix.EBUSY) {
+						t.Fatal(err)
+					}
+				}
+				for {
+					if _, ok := b.reap(); !ok {
+						break
+					}
+				}
+			}
+			quiet := func() bool {
+				t.Helper()
+				for {
+					if _, ok := b.reap(); !ok {
+						break
+					}
+				}
+				used := 0
+				if err := r.inLoop(func() error {
+					used = int(r.slots.used + r.guest.ready())
+					return nil
+				}); err != nil {
+					t.Fatal(err)
+				}
+				return used == 0
+			}
+			for deadline := time.Now().Add(late); !quiet(); {
+				if time.Now().After(deadline) {
+					t.Fatal("requests are left that no cancel ends")
+				}
+				b.submit([]hostring.SQE{cancelOf(4, 0, cancelAny)})
+				time.Sleep(time.Millisecond)
+			}
+			agree := func() error {
+				meant := map[uint16]int{}
+				for i := range r.files {
+					f := &r.files[i]
+					if f.reserved {
+						t.Errorf("entry %d waits for an ACCEPT", i)
+					}
+					if f.host == r.void {
+						continue
+					}
+					if other, taken := meant[f.host]; taken {
+						t.Errorf("entries %d and %d are both entry %d of the host's", i, other, f.host)
+					}
+					meant[f.host] = i
+					if !r.hosts[f.host].bound || f.present && !r.hosts[f.host].filled {
+						t.Errorf("entry %d is %+v, on the host %+v", i, *f, r.hosts[f.host])
+					}
+				}
+				for i := range r.hosts[:r.void] {
+					h := &r.hosts[i]
+					_, bound := meant[uint16(i)]
+					if h.bound != bound || h.filled && !bound || h.refs != 0 {
+						t.Errorf("entry %d of the host's is %+v; an entry of the guest's means it: %v", i, *h, bound)
+					}
+				}
+				return nil
+			}
+			if err := r.inLoop(agree); err != nil {
+				t.Fatal(err)
+			}
+			if err := b.ring.UpdateFiles(0, slices.Repeat([]*uringpv.File{uringpv.NoFile}, benchSlots)); err != nil {
+				t.Fatal(err)
+			}
+			if err := r.inLoop(agree); err != nil {
+				t.Fatal(err)
+			}
+			// Who was not accepted is in the backlog still.
+			if err := unix.Shutdown(b.peer(0), unix.SHUT_RDWR); err != nil {
+				t.Fatal(err)
+			}
+			for i, fd := range clients {
+				if !closed(t, fd) {
+					t.Fatalf("connection %d of %d is open and nobody has it", i, len(clients))
+				}
+			}
+		})
+	}
+}
+
+// TestRequestsKeepTheConnectionTheyNamed: a SEND waits for its turn, its connection's
+// entry is closed, and others come and go until the host's table was used up twice.
+// None of them gets what was not for it.
+func TestRequestsKeepTheConnectionTheyNamed(t *testing.T) {
+	for _, mode := range modes {
+		t.Run(mode, func(t *testing.T) {
+			b := relayBench(t, mode, slices.Concat(listening(t), eventfd(t)))
+			b.submit([]hostring.SQE{acceptMulti(1)})
+			b.dial()
+			first := b.wait().Res
+			poll := sqe(hostring.OpPollAdd, link, 2)
+			poll.FD, poll.OpFlags = 1, unix.POLLIN
+			b.submit([]hostring.SQE{poll, b.rw(hostring.OpSend, fixed, 3, first, 0, 0, 12)})
+			b.none()
+			b.want("CLOSE", closeOf(4, first), 0)
+			b.want("CLOSE again", closeOf(4, first), -int32(unix.EBADF))
+			b.want("SEND by the entry that is empty", b.rw(hostring.OpSend, fixed, 5, first, 0, 0, 12), -int32(unix.EBADF))
+			var others []int
+			for range 5 * benchSlots {
+				others = append(others, b.dial())
+				c := b.wait()
+				if c.UserData != 1 || c.Res < 0 {
+					t.Fatalf("a connection: %s", text(c))
+				}
+				if len(others)%10 != 0 { // some stay
+					b.want("CLOSE", closeOf(6, c.Res), 0)
+				}
+			}
+			if _, err := unix.Write(b.peer(1), []byte{1, 0, 0, 0, 0, 0, 0, 0}); err != nil {
+				t.Fatal(err)
+			}
+			b.take(2)
+			for _, fd := range others {
+				if n, _, err := unix.Recvfrom(fd, make([]byte, 16), unix.MSG_DONTWAIT); n > 0 {
+					t.Fatalf("another connection got %d bytes, %v", n, err)
 				}
 			}
 		})

@@ -176,7 +176,7 @@ func confined(t interface {
 		}
 	case hostring.OpClose:
 		needsFile = false
-		if s.SpliceFDIn < 1 || int(s.SpliceFDIn) > len(r.hosts) || s.FD != 0 {
+		if s.SpliceFDIn < 1 || int(s.SpliceFDIn) > int(r.pool) || s.FD != 0 {
 			t.Fatalf("CLOSE of no entry of the ring: %+v", *s)
 		}
 	case hostring.OpNop, hostring.OpPollRemove, hostring.OpAsyncCancel:

@@ -119,7 +119,6 @@ type hostFile struct {
 	refs   uint32 // requests in flight that name it
 	bound  bool   // an entry of the guest's table means it
 	filled bool   // there may be a file in it
-	late   uint32 // CLOSEs of earlier files in it, whose CQEs are still to come
 }
 
 // The host ring's table has these entries, for a guest's table of n:
@@ -134,6 +133,8 @@ type hostFile struct {
 //
 // Only the kernel puts something into the pool, and only sockets: a guest's entry
 // means an entry of the pool from the CQE on until its socket is closed or replaced.
+// Only the relay empties an entry of the pool, when no request names it any more: the
+// kernel may fill it again at once.
 //
 // A file with a size only goes where no request in flight looks: what a request
 // may do was checked against the file that was there when it was taken, and the

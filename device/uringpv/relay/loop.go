@@ -425,7 +425,7 @@ func (r *Ring) finish(i uint32, s *slot, c *hostring.CQE) {
 			res = r.accepted(s, res)
 			r.release(s.target)
 		case hostring.OpClose:
-			r.closed(s, res)
+			res = r.closed(s, res)
 		case hostring.OpPollRemove:
 			if p := r.slots.find(s.poll); res == 0 && s.flags&slotRename != 0 && p != nil {
 				p.userData = s.rename

@@ -362,21 +362,11 @@ func (r *Ring) another(x ref, s *slot, c *hostring.CQE) {
 // into puts the socket that the kernel has put into entry host of the pool into the
 // guest's table, and returns its entry there, or ENFILE.
 func (r *Ring) into(s *slot, host int32) int32 {
-	if host < int32(r.pool) || host >= int32(r.void) {
-		r.fail(fmt.Errorf("ACCEPT into entry %d of the host ring's file table: must be %d to %d", host, r.pool, r.void-1))
+	if host < int32(r.pool) || host >= int32(r.void) || r.hosts[host].filled {
+		r.fail(fmt.Errorf("ACCEPT into entry %d of the host ring's file table: must be %d to %d, and empty", host, r.pool, r.void-1))
 		return -int32(unix.EIO)
 	}
 	p := uint16(host)
-	if h := &r.hosts[p]; h.bound {
-		// The guest has closed what was in there, and that CQE is still to come.
-		for i := range r.files {
-			if f := &r.files[i]; f.host == p {
-				*f = file{host: r.void, reserved: f.reserved}
-			}
-		}
-		h.bound, h.filled = false, false
-		h.late++
-	}
 	entry, ok := r.empty()
 	if !ok || s.flags&slotOver != 0 {
 		r.drop(p)
@@ -419,28 +409,30 @@ func (r *Ring) closeSlot(w *words, dst *hostring.SQE, q *slot) fault {
 	}
 	q.odd, q.file, q.entry = true, host, uint16(entry)
 	*dst = hostring.SQE{Opcode: hostring.OpClose, Flags: w.bare(), SpliceFDIn: int32(host) + 1}
+	if host >= r.pool && host != r.void {
+		// The relay closes it, when this has its turn.
+		*dst = hostring.SQE{Opcode: hostring.OpNop, Flags: w.bare()}
+		r.moved, r.movedTo, r.movedDeny = uint16(entry), r.void, nil
+	}
 	return 0
 }
 
-// closed notes the end of a CLOSE.
-func (r *Ring) closed(s *slot, res int32) {
-	if res < 0 {
-		return
-	}
-	h := &r.hosts[s.file]
-	if h.late > 0 {
-		h.late-- // another file is there by now
-		return
-	}
-	h.filled = false
+// closed notes the end of a CLOSE and returns the guest's result.
+func (r *Ring) closed(s *slot, res int32) int32 {
 	f := &r.files[s.entry]
 	switch {
-	case f.host != s.file:
+	case res < 0:
 	case s.file < r.pool:
-		*f = file{host: f.host, reserved: f.reserved}
-	default:
+		r.hosts[s.file].filled = false
+		if f.host == s.file {
+			*f = file{host: f.host, reserved: f.reserved}
+		}
+	case f.host == s.file:
 		r.bind(s.entry, file{host: r.void, reserved: f.reserved})
+	default:
+		res = -int32(unix.EBADF) // another was before it
 	}
+	return res
 }
 
 // peerBytes is a as a sockaddr.
