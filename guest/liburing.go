@@ -50,7 +50,7 @@ func LiburingPrograms() ([]LiburingProgram, error) {
 	}
 	var all []LiburingProgram
 	for line := range bytes.Lines(bytes.ReplaceAll(text, []byte("\n\t"), []byte(" "))) {
-		if line[0] == '#' {
+		if len(bytes.TrimSpace(line)) == 0 || line[0] == '#' {
 			continue
 		}
 		field := strings.SplitN(string(line), "|", 4)

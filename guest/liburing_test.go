@@ -115,7 +115,8 @@ func TestLiburingLayerIsTheDriversInterface(t *testing.T) {
 #include <linux/io_uring.h>
 #include "uringpv_user.h"
 _Static_assert(sizeof(struct uringpv_liburing_params) == sizeof(struct io_uring_params), "");
-_Static_assert(URINGPV_LIBURING_IOPOLL == IORING_SETUP_IOPOLL && URINGPV_LIBURING_SQPOLL == IORING_SETUP_SQPOLL, "");
+_Static_assert(URINGPV_LIBURING_IOPOLL == IORING_SETUP_IOPOLL && URINGPV_LIBURING_SQPOLL == IORING_SETUP_SQPOLL &&
+	       URINGPV_LIBURING_SUBMIT_ALL == IORING_SETUP_SUBMIT_ALL, "");
 _Static_assert(__builtin_offsetof(struct uringpv_liburing_params, flags) == __builtin_offsetof(struct io_uring_params, flags), "");
 #define SAME(ours, theirs, field) \
 	_Static_assert(__builtin_offsetof(struct ours, field) == __builtin_offsetof(struct theirs, field) && \

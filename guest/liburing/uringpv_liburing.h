@@ -60,14 +60,16 @@ struct uringpv_liburing_file {
 #define URINGPV_LIBURING_DISK 1
 #define URINGPV_LIBURING_REGULAR 2
 
-/* Flags of set-up by which the kernel polls. */
+/* Flags of set-up. */
 #define URINGPV_LIBURING_IOPOLL 0x1u
 #define URINGPV_LIBURING_SQPOLL 0x2u
+#define URINGPV_LIBURING_SUBMIT_ALL 0x80u
 
 /*
  * Programs that ask for a ring whose SQ or files the kernel polls get one that is
  * entered for each batch and completes by interrupts: a mediated ring is no other,
- * and the host does the polling. params->flags says so, as they do to liburing.
+ * and the host does the polling. params->flags tells liburing so. Like a polling
+ * kernel it goes on after an SQE that is refused.
  *
  * A device whose rings are all taken has io_uring's word for a lack of memory.
  */
@@ -87,6 +89,8 @@ static inline long uringpv_setup(unsigned int entries, void *params)
 	memset(&s, 0, sizeof(s));
 	s.entries = entries;
 	memcpy(&s.params, params, sizeof(s.params));
+	if (s.params.flags & URINGPV_LIBURING_SQPOLL)
+		s.params.flags |= URINGPV_LIBURING_SUBMIT_ALL;
 	s.params.flags &= ~(URINGPV_LIBURING_IOPOLL | URINGPV_LIBURING_SQPOLL);
 	if (ioctl(fd, URINGPV_LIBURING_SETUP, &s)) {
 		err = errno == EBUSY ? ENOMEM : errno;

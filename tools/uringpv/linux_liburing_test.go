@@ -85,8 +85,8 @@ func TestLinuxLiburing(t *testing.T) {
 		r.files["liburing/list"] = list.String()
 		r.script = runLiburing
 		tmp := t.TempDir()
-		for _, name := range []string{"a", "b", "c", "d"} {
-			b := make([]byte, 1<<20)
+		for name, size := range map[string]int{"a": 1 << 20, "b": 1 << 20, "c": 1 << 20, "d": 40000, "e": 40000} {
+			b := make([]byte, size)
 			random(b)
 			if err := os.WriteFile(filepath.Join(tmp, name), b, 0o600); err != nil {
 				t.Fatal(err)
