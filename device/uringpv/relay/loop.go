@@ -486,11 +486,15 @@ func (r *Ring) post(user uint64, res int32, flags uint32) {
 	if r.ending {
 		return // nobody will ask for it
 	}
-	if r.held.len() == 0 {
-		r.guest.setFlags(hostring.SQCQOverflow, true)
-	}
+	first := r.held.len() == 0
 	r.pending.overflows++
 	r.held.push(c)
+	if first {
+		r.guest.setFlags(hostring.SQCQOverflow, true)
+		if !r.guest.full() {
+			r.flush() // room was made before the flag could be seen: nobody will ask
+		}
+	}
 }
 
 // flush moves CQEs that are held back into the guest's ring, as far as there is
