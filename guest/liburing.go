@@ -26,6 +26,7 @@ type LiburingProgram struct {
 	File   string   // "test/NAME.t", "examples/NAME" in liburing's source, or "NAME.c" of the port
 	Args   []string // in the guest
 	Result string   // one of LiburingResults
+	Timed  bool     // it measures times, and fails where they are not kept
 	Says   string   // a part of what it says; empty: whatever it says
 	Why    string   // it does not pass, or what is to be known of its pass; Markdown
 }
@@ -43,7 +44,8 @@ var LiburingResults = []string{"pass", "skip", "fail", "hang", "varies", "built"
 const LiburingVersion = "2.9"
 
 // LiburingPrograms is the list liburing/programs: a line each, "file and arguments |
-// result | what it says | why", which may go on in lines that begin with a tab.
+// result | what it says | why", which may go on in lines that begin with a tab. The
+// result is followed by ", timed" where that is so.
 func LiburingPrograms() ([]LiburingProgram, error) {
 	text, err := liburing.ReadFile("liburing/programs")
 	if err != nil {
@@ -58,11 +60,15 @@ func LiburingPrograms() ([]LiburingProgram, error) {
 		for i := range field {
 			field[i] = strings.TrimSpace(field[i])
 		}
+		timed := false
+		if len(field) == 4 {
+			field[1], timed = strings.CutSuffix(field[1], ", timed")
+		}
 		if len(field) != 4 || field[0] == "" || !slices.Contains(LiburingResults, field[1]) {
 			return nil, fmt.Errorf("liburing/programs: %q is not \"program | result | what it says | why\"", line)
 		}
 		words := strings.Fields(field[0])
-		p := LiburingProgram{words[0], words[1:], field[1], field[2], field[3]}
+		p := LiburingProgram{words[0], words[1:], field[1], timed, field[2], field[3]}
 		if p.Why == "" && p.Result != "pass" {
 			return nil, fmt.Errorf("liburing/programs: %s: no word why it does not pass", p.File)
 		}

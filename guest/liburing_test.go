@@ -34,7 +34,11 @@ func liburingTable(programs []LiburingProgram) string {
 		if p.Says != "" {
 			says = "`" + cell(p.Says) + "`"
 		}
-		fmt.Fprintf(&b, "| %s | %s | %s | %s |\n", strings.Join(append([]string{p.File}, p.Args...), " "), p.Result, says, cell(p.Why))
+		result := p.Result
+		if p.Timed {
+			result += ", timed"
+		}
+		fmt.Fprintf(&b, "| %s | %s | %s | %s |\n", strings.Join(append([]string{p.File}, p.Args...), " "), result, says, cell(p.Why))
 	}
 	return b.String()
 }
