@@ -61,7 +61,7 @@ var ended = regexp.MustCompile(`(?ms)^== (\d+) ended (\d+) from ([\d.]+) to ([\d
 func TestLinuxLiburing(t *testing.T) {
 	dir := os.Getenv("URINGPV_TEST_LIBURING")
 	if dir == "" {
-		t.Skip("NOT TESTED: URINGPV_TEST_LIBURING names no directory with programs on liburing (make test-nested sets it)")
+		t.Skip("NOT TESTED: URINGPV_TEST_LIBURING names no directory with programs on liburing (make test-nested-full sets it)")
 	}
 	version, err := os.ReadFile(filepath.Join(dir, images.LiburingVersionFile))
 	if err != nil {
