@@ -3,6 +3,7 @@
 package vmm
 
 import (
+	"slices"
 	"strings"
 	"sync"
 )
@@ -15,8 +16,9 @@ type consoleTail struct {
 
 // Bounds of what is kept and shown.
 const (
-	tailBytes = 16 << 10
-	tailLines = 60
+	tailBytes   = 16 << 10
+	tailLines   = 60
+	beforePanic = 10 // lines
 )
 
 func (t *consoleTail) Write(p []byte) (int, error) {
@@ -32,30 +34,38 @@ func (t *consoleTail) Write(p []byte) (int, error) {
 	return len(p), nil
 }
 
-// lines are the last lines.
-func (t *consoleTail) lines() []string {
+// all are the lines that are kept.
+func (t *consoleTail) all() []string {
 	t.mu.Lock()
 	defer t.mu.Unlock()
 	var out []string
 	for line := range strings.Lines(string(t.b)) {
 		out = append(out, strings.TrimRight(line, "\r\n"))
 	}
-	return out[max(0, len(out)-tailLines):]
+	return out
+}
+
+// lines are the last lines: at least those from shortly before a panic on.
+func (t *consoleTail) lines() []string {
+	out := t.all()
+	from := max(0, len(out)-tailLines)
+	if at := slices.IndexFunc(out, tellsOfPanic); at >= 0 {
+		from = min(from, max(0, at-beforePanic))
+	}
+	return out[from:]
 }
 
 // panicText begins what Linux says of a panic (kernel/panic.c).
 const panicText = "Kernel panic - not syncing"
 
-// panicked says whether the last lines tell of a panic.
-func (t *consoleTail) panicked() bool {
-	for _, line := range t.lines() {
-		// At the line's start, or behind the kernel's time stamp.
-		if _, rest, ok := strings.Cut(line, "] "); ok && strings.HasPrefix(line, "[") {
-			line = rest
-		}
-		if strings.HasPrefix(line, panicText) {
-			return true
-		}
+// tellsOfPanic says whether a line tells of a panic.
+func tellsOfPanic(line string) bool {
+	// At the line's start, or behind the kernel's time stamp.
+	if _, rest, ok := strings.Cut(line, "] "); ok && strings.HasPrefix(line, "[") {
+		line = rest
 	}
-	return false
+	return strings.HasPrefix(line, panicText)
 }
+
+// panicked says whether what is kept tells of a panic.
+func (t *consoleTail) panicked() bool { return slices.ContainsFunc(t.all(), tellsOfPanic) }

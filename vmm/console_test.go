@@ -37,3 +37,22 @@ func TestPanicIsTheKernelsOwnLine(t *testing.T) {
 		}
 	}
 }
+
+// What comes behind a panic, its trace, may be longer than what is shown else.
+func TestLongPanicIsShownFromItsBeginning(t *testing.T) {
+	var c consoleTail
+	for i := range 100 {
+		fmt.Fprintf(&c, "before %d\n", i)
+	}
+	fmt.Fprint(&c, "[    2.8] Kernel panic - not syncing: a test\n")
+	for i := range 2 * tailLines {
+		fmt.Fprintf(&c, "trace %d\n", i)
+	}
+	lines := c.lines()
+	if len(lines) != beforePanic+1+2*tailLines || lines[0] != "before 90" || !tellsOfPanic(lines[beforePanic]) {
+		t.Errorf("%d lines, from %q", len(lines), lines[0])
+	}
+	if !c.panicked() {
+		t.Error("no panic is seen")
+	}
+}

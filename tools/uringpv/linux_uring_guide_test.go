@@ -53,6 +53,9 @@ func guide() {
 // What runs in the guest is what readers of the guide have.
 func TestTheGuidesProgramIsTheOneThatRuns(t *testing.T) {
 	text, err := os.ReadFile("../../docs/guest-programs.md")
+	if _, e := os.Stat("../../go.mod"); e != nil {
+		t.Skip("NOT TESTED: this is no source tree, with documents in it")
+	}
 	if err != nil {
 		t.Fatal(err)
 	}
