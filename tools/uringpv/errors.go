@@ -53,8 +53,8 @@ func (e *failedCases) Error() string { return fmt.Sprintf("%d cases failed", e.f
 
 // isReported reports whether the user has seen what err says.
 func isReported(err error) bool {
-	var cases *failedCases
-	return errors.As(err, &cases)
+	var failed *failedCases
+	return errors.As(err, &failed)
 }
 
 func exitStatus(err error) int {

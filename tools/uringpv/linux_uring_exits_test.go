@@ -7,14 +7,10 @@ import (
 	"fmt"
 	"os"
 	"path/filepath"
-	"runtime"
-	"runtime/debug"
 	"strconv"
 	"strings"
 	"testing"
 	"time"
-
-	"github.com/uringpv/uringpv/guest/uring"
 )
 
 func init() { programs["exits"] = (*program).exits }
@@ -24,13 +20,7 @@ func init() { programs["exits"] = (*program).exits }
 func (p *program) exits(args []string) {
 	reads, err := strconv.Atoi(args[1])
 	p.check(err)
-	f := p.file(args[0], os.O_RDONLY)
-	m, err := uring.OpenMapped("/dev/uringpv0", uring.MappedConfig{Entries: 32, Pool: 1 << 20, Files: []*os.File{f}})
-	p.check(err)
-	m.Quiet(true)
-	addr, index, _ := m.Locate(0, 4096)
-	debug.SetGCPercent(-1)
-	runtime.LockOSThread()
+	m, addr, index := p.undisturbed(args[0])
 	if left, bad := loop(m, 1000, addr, index); left != 0 || bad != 0 {
 		p.errorf("%d reads were not done, %d failed", left, bad)
 	}

@@ -461,18 +461,25 @@ func (p *program) mapped(args []string) {
 func (p *program) stretch(args []string) {
 	reads, err := strconv.Atoi(args[1])
 	p.check(err)
-	f := p.file(args[0], os.O_RDONLY)
-	m, err := uring.OpenMapped("/dev/uringpv0", uring.MappedConfig{Entries: 32, Pool: 1 << 20, Files: []*os.File{f}})
-	p.check(err)
-	m.Quiet(true)
-	addr, index, _ := m.Locate(0, 4096)
-	debug.SetGCPercent(-1)
-	runtime.LockOSThread()
+	m, addr, index := p.undisturbed(args[0])
 	left, bad := loop(m, reads, addr, index)
 	if left != 0 || bad != 0 {
 		p.errorf("%d reads were not done, %d failed", left, bad)
 	}
 	p.check(m.Close())
+}
+
+// undisturbed is a mapped ring to read a file with, the place of 4096 bytes of its
+// pool, and a thread that the runtime leaves alone.
+func (p *program) undisturbed(file string) (m *uring.Mapped, addr uint64, index uint16) {
+	f := p.file(file, os.O_RDONLY)
+	m, err := uring.OpenMapped("/dev/uringpv0", uring.MappedConfig{Entries: 32, Pool: 1 << 20, Files: []*os.File{f}})
+	p.check(err)
+	m.Quiet(true)
+	addr, index, _ = m.Locate(0, 4096)
+	debug.SetGCPercent(-1)
+	runtime.LockOSThread()
+	return m, addr, index
 }
 
 // loop does n reads of 4096 bytes each and polls for them, sixteen at a time,

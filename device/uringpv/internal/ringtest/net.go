@@ -175,32 +175,25 @@ func tcpListening(t *testing.T, mk Make, _ bool) {
 		return export.OpenSocket(t.Context(), export.SocketOptions{Name: "l", Network: export.TCP, Address: "127.0.0.1:0", Listen: true})
 	})
 	at := g.Files[0].Serial
-	for _, entry := range []int32{2, 1} {
-		accept := hostring.SQE{Opcode: hostring.OpAccept, Flags: hostring.SQEFixedFile, SpliceFDIn: entry + 1, UserData: 1}
-		g.MustPut(t, &accept)
+	accept := func(entry int32) net.Conn {
+		sqe := hostring.SQE{Opcode: hostring.OpAccept, Flags: hostring.SQEFixedFile, SpliceFDIn: entry + 1, UserData: 1}
+		g.MustPut(t, &sqe)
 		g.Submit()
 		host, err := net.Dial("tcp4", at)
 		if err != nil {
 			t.Fatal(err)
 		}
-		defer host.Close()
+		t.Cleanup(func() { host.Close() })
 		if c := g.Wait(t); c.Res != 0 {
 			t.Fatalf("ACCEPT: %d", c.Res)
 		}
-		g.talks(t, entry, host)
+		return host
+	}
+	for _, entry := range []int32{2, 1} {
+		g.talks(t, entry, accept(entry))
 	}
 	// Its end on the host's side is the ring's.
-	accept := hostring.SQE{Opcode: hostring.OpAccept, Flags: hostring.SQEFixedFile, SpliceFDIn: 2, UserData: 1}
-	g.MustPut(t, &accept)
-	g.Submit()
-	host, err := net.Dial("tcp4", at)
-	if err != nil {
-		t.Fatal(err)
-	}
-	defer host.Close()
-	if c := g.Wait(t); c.Res != 0 {
-		t.Fatalf("ACCEPT: %d", c.Res)
-	}
+	host := accept(1)
 	g.Destroy(t)
 	host.SetDeadline(time.Now().Add(netTime))
 	if n, err := host.Read(make([]byte, 8)); n != 0 || errors.Is(err, os.ErrDeadlineExceeded) {
