@@ -7,6 +7,9 @@ import (
 	"errors"
 	"fmt"
 	"os"
+	"os/exec"
+	"path/filepath"
+	"runtime"
 	"strings"
 	"testing"
 	"time"
@@ -183,5 +186,91 @@ func TestWorkerLimits(t *testing.T) {
 	// A worker's count of its kind is part of the process, and is put back.
 	if err := r.RegisterIOWQMaxWorkers(64, 64); err != nil {
 		t.Fatal(err)
+	}
+}
+
+// pelting is the environment variable that makes the test program a maker of rings
+// under signals.
+const pelting = "URINGPV_TEST_PELTING"
+
+// TestSetupIsNotBegunAgain looks, by strace, for calls of io_uring_setup that the
+// kernel restarts while signals hit the thread that makes the ring.
+func TestSetupIsNotBegunAgain(t *testing.T) {
+	testutil.NeedIOUring(t)
+	strace, err := exec.LookPath("strace")
+	if err != nil {
+		t.Skip("SKIPPED, NOT TESTED: no strace to see restarted system calls; the package strace has it")
+	}
+	self, err := os.Executable()
+	if err != nil {
+		t.Fatal(err)
+	}
+	restarted := func(how string) int {
+		t.Helper()
+		trace := filepath.Join(t.TempDir(), how)
+		c := exec.Command(strace, "-f", "-e", "trace=io_uring_setup", "-o", trace, self, "-test.run=^TestMakeRingsUnderSignals$")
+		c.Env = append(os.Environ(), pelting+"="+how)
+		if out, err := c.CombinedOutput(); err != nil {
+			if strings.Contains(string(out), "ptrace") {
+				t.Skipf("SKIPPED, NOT TESTED: strace may not trace here: %s", out)
+			}
+			t.Fatalf("%v: %s", err, out)
+		}
+		text, err := os.ReadFile(trace)
+		if err != nil {
+			t.Fatal(err)
+		}
+		if n := strings.Count(string(text), "io_uring_setup("); n < ringsUnderSignals {
+			t.Fatalf("%d calls of io_uring_setup, want at least %d", n, ringsUnderSignals)
+		}
+		return strings.Count(string(text), "ERESTART")
+	}
+	if n := restarted("plain"); n == 0 {
+		t.Error("not one restart with the bare system call: the test sees nothing")
+	}
+	if n := restarted("setup"); n != 0 {
+		t.Errorf("%d calls were begun again", n)
+	}
+}
+
+// ringsUnderSignals is how many rings TestMakeRingsUnderSignals makes.
+const ringsUnderSignals = 200
+
+// TestMakeRingsUnderSignals is the program that TestSetupIsNotBegunAgain traces.
+func TestMakeRingsUnderSignals(t *testing.T) {
+	how := os.Getenv(pelting)
+	if how == "" {
+		return
+	}
+	ready := make(chan int)
+	done := make(chan struct{})
+	go func() {
+		runtime.LockOSThread()
+		defer close(done)
+		ready <- unix.Gettid()
+		for range ringsUnderSignals {
+			p := Params{Flags: SetupSQPoll, SQThreadIdle: 1}
+			fd := -1
+			var err error
+			if how == "setup" {
+				fd, err = setup(4, &p)
+			} else {
+				fd, err = bareSetup(4, &p)
+			}
+			if err != nil {
+				t.Errorf("io_uring_setup: %v", err)
+				return
+			}
+			_ = unix.Close(fd)
+		}
+	}()
+	tid := <-ready
+	for {
+		select {
+		case <-done:
+			return
+		default:
+			_ = unix.Tgkill(os.Getpid(), tid, unix.SIGURG)
+		}
 	}
 }

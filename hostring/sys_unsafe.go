@@ -9,8 +9,9 @@ import (
 	"golang.org/x/sys/unix"
 )
 
-// setup is io_uring_setup(2). The descriptor is close-on-exec.
-func setup(entries uint32, p *Params) (int, error) {
+// bareSetup is io_uring_setup(2), which a signal may make the kernel do twice: see
+// setup. The descriptor is close-on-exec.
+func bareSetup(entries uint32, p *Params) (int, error) {
 	fd, _, errno := unix.Syscall(unix.SYS_IO_URING_SETUP, uintptr(entries), uintptr(unsafe.Pointer(p)), 0)
 	if errno != 0 {
 		return -1, &Error{Call: "io_uring_setup", Errno: errno}
