@@ -120,9 +120,10 @@ type Capabilities uint64
 // Has reports whether capability n, a unix.CAP_* constant, is in the set.
 func (c Capabilities) Has(n int) bool { return c>>n&1 != 0 }
 
-// EffectiveCapabilities are those that this process acts with.
+// EffectiveCapabilities are those that the calling thread acts with: the process's, unless
+// somebody gave a thread others.
 func EffectiveCapabilities() (Capabilities, error) {
-	const path = "/proc/self/status"
+	const path = "/proc/thread-self/status"
 	b, err := os.ReadFile(path)
 	if err != nil {
 		return 0, err

@@ -13,6 +13,7 @@ import (
 
 	"github.com/uringpv/uringpv/device/uringpv"
 	"github.com/uringpv/uringpv/device/uringpv/abi"
+	"github.com/uringpv/uringpv/device/uringpv/internal/buffers"
 	"github.com/uringpv/uringpv/device/uringpv/internal/direct"
 	"github.com/uringpv/uringpv/hostring"
 	"github.com/uringpv/uringpv/memmap"
@@ -64,6 +65,7 @@ type Backend struct {
 	caps    uringpv.Capabilities
 	memory  *memmap.Memory
 	log     *slog.Logger
+	ram     *buffers.All
 	parent  *parent
 	program int         // memfd, -1 for none
 	ambient []uintptr   // capabilities that the owners begin with
@@ -106,13 +108,6 @@ func newBackend(c Config) (_ *Backend, err error) {
 	if ops, err = confine(ops, c.Files); err != nil {
 		return nil, err
 	}
-	// Not kept: a ring of another process cannot share it.
-	if err := direct.PinAll(ring, c.Memory); err != nil {
-		return nil, err
-	}
-	if err := ring.UnregisterBuffers(); err != nil {
-		return nil, err
-	}
 	ambient, err := ambientCaps()
 	if err != nil {
 		return nil, err
@@ -133,6 +128,10 @@ func newBackend(c Config) (_ *Backend, err error) {
 	}
 	if b.program, err = programFile(); err != nil {
 		return nil, fmt.Errorf("%w: %w", ErrUnsupported, err)
+	}
+	// A ring of another process cannot share it, but finds the pages there.
+	if b.ram, err = direct.Pin(c.Memory, buffers.FaultIn); err != nil {
+		return nil, errors.Join(err, unix.Close(b.program))
 	}
 	b.parent = newParent()
 	return b, nil
@@ -191,8 +190,9 @@ func (b *Backend) Close() error {
 	}
 	b.parent.close()
 	b.parent = nil
-	if err := unix.Close(b.program); err != nil {
-		return fmt.Errorf("close the program of rings' owners: %w", err)
+	err := b.ram.Close()
+	if e := unix.Close(b.program); e != nil {
+		err = errors.Join(err, fmt.Errorf("close the program of rings' owners: %w", e))
 	}
-	return nil
+	return err
 }

@@ -132,6 +132,9 @@ func memlock(err error) error {
 // Buffers pins ranges of guest RAM. The kernel shares the pages of no other ring,
 // as these are of another process.
 func (h *host) Buffers(r *hostring.Ring, ranges []memmap.Range) error {
+	if err := h.b.ram.Wait(); err != nil {
+		return memlock(err)
+	}
 	return memlock(buffers.Pin(r, h.b.memory, ranges))
 }
 

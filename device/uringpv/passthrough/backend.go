@@ -10,6 +10,7 @@ import (
 	"github.com/hashicorp/go-multierror"
 	"github.com/uringpv/uringpv/device/uringpv"
 	"github.com/uringpv/uringpv/device/uringpv/abi"
+	"github.com/uringpv/uringpv/device/uringpv/internal/buffers"
 	"github.com/uringpv/uringpv/device/uringpv/internal/direct"
 	"github.com/uringpv/uringpv/device/uringpv/internal/growth"
 	"github.com/uringpv/uringpv/hostring"
@@ -60,11 +61,11 @@ type Backend struct {
 	caps   uringpv.Capabilities
 	memory *memmap.Memory
 	log    *slog.Logger
-	bound  *growth.Hold   // nil if no regular file is writable
-	base   *hostring.Ring // holds guest RAM as buffers that rings clone; nil if the kernel cannot
+	bound  *growth.Hold // nil if no regular file is writable
+	ram    *buffers.All // what rings share
 }
 
-// New makes the backend: it asks what the host can do, pins guest RAM and bounds
+// New makes the backend: it asks what the host can do, begins to pin guest RAM and bounds
 // the growth of the writable regular files, for as long as the Backend exists.
 //
 // What may be right with another backend instead: errors.Is finds
@@ -87,7 +88,7 @@ func New(c Config) (_ *Backend, err error) {
 	if err != nil {
 		return nil, fmt.Errorf("the host's io_uring: %w", err)
 	}
-	b.base = base
+	defer func() { err = errors.Join(err, base.Close()) }()
 	ops, err := direct.Known(base, opcodes)
 	if err != nil {
 		return nil, err
@@ -98,7 +99,7 @@ func New(c Config) (_ *Backend, err error) {
 	if err := b.bindGrowth(c.Files); err != nil {
 		return nil, err
 	}
-	if err := direct.PinAll(base, b.memory); err != nil {
+	if b.ram, err = direct.Pin(b.memory, buffers.PinAll); err != nil {
 		return nil, err
 	}
 	b.caps = uringpv.Capabilities{
@@ -113,13 +114,6 @@ func New(c Config) (_ *Backend, err error) {
 		MaxFiles:   uringpv.ReservedFile,
 		MaxBuffers: maxBuffers,
 		Stats:      abi.StatSQEs | abi.StatCQEs | abi.StatDoorbells,
-	}
-	if f, _ := hostring.ProbeFeature(hostring.FeatureClone); f.Result == hostring.No {
-		// Pinned memory counts for each ring that pins it: keep none idle.
-		b.base = nil
-		if err := base.Close(); err != nil {
-			return nil, err
-		}
 	}
 	return b, nil
 }
@@ -166,11 +160,10 @@ func (b *Backend) Capabilities() uringpv.Capabilities { return b.caps }
 // Close unpins guest RAM and takes the bound off the files.
 func (b *Backend) Close() error {
 	var all *multierror.Error
-	if b.base != nil {
-		if err := b.base.Close(); err != nil {
+	if b.ram != nil {
+		if err := b.ram.Close(); err != nil {
 			all = multierror.Append(all, err)
 		}
-		b.base = nil
 	}
 	if err := b.bound.Release(); err != nil {
 		all = multierror.Append(all, err)

@@ -49,10 +49,12 @@ type host struct{ b *Backend }
 // Make makes a ring with as few capabilities as the host allows.
 func (h *host) Make(c hostring.Config) (*hostring.Ring, error) { return setup(c) }
 
-// Buffers clones guest RAM from the base ring, or pins ranges of it.
+// Buffers shares all guest RAM with the device's other rings, or pins ranges of it.
 func (h *host) Buffers(r *hostring.Ring, ranges []memmap.Range) error {
-	if h.b.base != nil && slices.Equal(ranges, h.b.memory.Layout().Buffers()) {
-		return r.CloneBuffers(h.b.base)
+	if slices.Equal(ranges, h.b.memory.Layout().Buffers()) {
+		if err := h.b.ram.Share(r); hostring.Errno(err) != unix.EINVAL {
+			return err
+		}
 	}
 	return buffers.Pin(r, h.b.memory, ranges)
 }

@@ -63,13 +63,14 @@ type Backend struct {
 	holds    []*growth.Hold
 	noted    sync.Once // that there are no registered buffers
 
+	ram *buffers.All // what rings share; nil if unpinned
+
 	mu   sync.Mutex          // guards what follows
-	base *hostring.Ring      // holds the registered buffers that rings clone, nil before the first ring
-	none bool                // there are no registered buffers to clone
 	ends []*quiesce.Sentinel // of host rings that the kernel may not have freed yet
 }
 
-// New makes the backend. It asks the host's kernel which opcodes it knows.
+// New makes the backend. It asks the host's kernel which opcodes it knows, and begins
+// to pin guest RAM.
 //
 // The error wraps growth.ErrConflict's *growth.ConflictError if a writable
 // regular file is larger than the bound of files that this process passes
@@ -102,6 +103,11 @@ func New(c Config) (*Backend, error) {
 		if err := b.need(&c.Files[i]); err != nil {
 			_ = b.Close()
 			return nil, err
+		}
+	}
+	if !b.unpinned {
+		if b.ram, err = buffers.PinAll(b.memory); err != nil {
+			return nil, errors.Join(err, b.Close())
 		}
 	}
 	return b, nil
@@ -175,9 +181,8 @@ func (b *Backend) Close() error {
 		collect(e.Wait(ctx))
 	}
 	b.ends = nil
-	if b.base != nil {
-		collect(b.base.Close())
-		b.base = nil
+	if b.ram != nil {
+		collect(b.ram.Close())
 	}
 	for _, h := range b.holds {
 		collect(h.Release())
@@ -202,7 +207,7 @@ func (b *Backend) register(host *hostring.Ring, ranges []memmap.Range) (bool, er
 	}
 	err := error(unix.EINVAL)
 	if slices.Equal(ranges, b.memory.Layout().Buffers()) {
-		if err = b.clone(host); err == nil {
+		if err = b.ram.Share(host); err == nil {
 			return true, nil
 		}
 	}
@@ -218,30 +223,4 @@ func (b *Backend) register(host *hostring.Ring, ranges []memmap.Range) (bool, er
 		b.log.Warn("relay works without registered buffers, which is slower: RLIMIT_MEMLOCK is below the guest's RAM (ulimit -l) and there is no CAP_IPC_LOCK", "ram", b.memory.Layout().Size())
 	})
 	return false, nil
-}
-
-// clone shares all guest RAM, pinned once for all rings. EINVAL: the kernel
-// cannot.
-func (b *Backend) clone(host *hostring.Ring) error {
-	b.mu.Lock()
-	defer b.mu.Unlock()
-	if b.none {
-		return unix.EINVAL
-	}
-	if b.base == nil {
-		f, _ := hostring.ProbeFeature(hostring.FeatureClone)
-		if f.Result == hostring.No {
-			b.none = true // pinned memory counts for each ring that pins it: keep none idle
-			return unix.EINVAL
-		}
-		base, err := hostring.New(hostring.Config{Entries: 1})
-		if err != nil {
-			return err
-		}
-		if err := buffers.Pin(base, b.memory, b.memory.Layout().Buffers()); err != nil {
-			return errors.Join(err, base.Close())
-		}
-		b.base = base
-	}
-	return host.CloneBuffers(b.base)
 }

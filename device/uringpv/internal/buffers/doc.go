@@ -3,7 +3,8 @@
 // Package buffers says by which host addresses the host's io_uring knows ranges of guest
 // RAM.
 //
-// It owns nothing. It must not know whose rings they are registered with.
+// It owns the registered buffers that a process's rings share. It must not know which
+// rings those are.
 //
 // Invariant: every buffer lies in guest RAM, or is empty.
 package buffers

@@ -5,12 +5,14 @@ package direct
 import (
 	"errors"
 	"fmt"
+	"math"
 
 	"golang.org/x/sys/unix"
 
 	"github.com/uringpv/uringpv/device/uringpv/abi"
 	"github.com/uringpv/uringpv/device/uringpv/internal/buffers"
 	"github.com/uringpv/uringpv/hostring"
+	"github.com/uringpv/uringpv/internal/feature"
 	"github.com/uringpv/uringpv/memmap"
 )
 
@@ -119,13 +121,24 @@ func Known(r *hostring.Ring, opcodes []uint8) (abi.Opcodes, error) {
 	return abi.OpcodesOf(ops...), nil
 }
 
-// PinAll registers all guest RAM. The error wraps ErrMemlock, and says what would
-// help, if that is more than may be locked.
-func PinAll(r *hostring.Ring, m *memmap.Memory) error {
-	err := buffers.Pin(r, m, m.Layout().Buffers())
+// Pin lets begin, which is buffers.PinAll or buffers.FaultIn, pin m. Where the memory
+// that may be locked is limited it waits for the end: the error then wraps ErrMemlock,
+// and says what would help, if RAM is more than that. Without a limit RAM is pinned
+// while the guest boots.
+func Pin(m *memmap.Memory, begin func(*memmap.Memory) (*buffers.All, error)) (*buffers.All, error) {
+	all, err := begin(m)
+	if err != nil {
+		return nil, err
+	}
+	if limit, err := feature.ProbeMemlock(); err == nil && limit.Holds(math.MaxUint64) {
+		return all, nil
+	}
+	if err = all.Wait(); err == nil {
+		return all, nil
+	}
 	if hostring.Errno(err) == unix.ENOMEM {
-		return fmt.Errorf("%w: RLIMIT_MEMLOCK must be at least the guest's RAM, %d KiB (ulimit -l), or the process needs CAP_IPC_LOCK; backend=relay does without: %w",
+		err = fmt.Errorf("%w: RLIMIT_MEMLOCK must be at least the guest's RAM, %d KiB (ulimit -l), or the process needs CAP_IPC_LOCK; backend=relay does without: %w",
 			ErrMemlock, m.Layout().Size()>>10, err)
 	}
-	return err
+	return nil, errors.Join(err, all.Close())
 }

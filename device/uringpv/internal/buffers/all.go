@@ -1,0 +1,115 @@
+// SPDX-License-Identifier: Apache-2.0
+
+package buffers
+
+import (
+	"errors"
+	"fmt"
+	"sync"
+	"sync/atomic"
+
+	"golang.org/x/sys/unix"
+
+	"github.com/uringpv/uringpv/hostring"
+	"github.com/uringpv/uringpv/memmap"
+)
+
+// step is how much RAM is faulted in at a time, in bytes: what needs the address
+// space for itself waits for no more than that, which is a millisecond.
+const step = 1 << 20
+
+// errClosed says that the pinning was given up.
+var errClosed = errors.New("closed before all guest RAM was pinned")
+
+// All is all guest RAM as registered buffers, for rings of this process to share. It
+// is pinned while the guest boots: the first time, that takes 2 to 3 µs for each page,
+// since the kernel has to find and to clear it.
+type All struct {
+	memory *memmap.Memory
+	ring   *hostring.Ring // has the buffers, once ready is closed
+	keep   bool           // Share is possible
+	ready  chan struct{}  // closed when pinned or failed
+	err    error          // likewise: of pinning
+	stop   atomic.Bool
+	once   sync.Once
+	closed error
+}
+
+// PinAll begins to pin m. What it pins counts against RLIMIT_MEMLOCK, and a ring's own
+// buffers count once more: where the kernel cannot share (before Linux 6.12), nothing
+// stays pinned, but the pages are there.
+func PinAll(m *memmap.Memory) (*All, error) {
+	f, _ := hostring.ProbeFeature(hostring.FeatureClone)
+	return pinAll(m, f.Result != hostring.No)
+}
+
+// FaultIn is PinAll for those who cannot share, because their rings are not this
+// process's.
+func FaultIn(m *memmap.Memory) (*All, error) { return pinAll(m, false) }
+
+func pinAll(m *memmap.Memory, keep bool) (*All, error) {
+	ring, err := hostring.New(hostring.Config{Entries: 1})
+	if err != nil {
+		return nil, fmt.Errorf("the host's io_uring: %w", err)
+	}
+	a := &All{memory: m, ring: ring, keep: keep, ready: make(chan struct{})}
+	go func() {
+		defer close(a.ready)
+		if a.err = a.pin(); a.err == nil && !keep {
+			a.err = ring.UnregisterBuffers()
+		}
+	}()
+	return a, nil
+}
+
+// pin faults RAM in and registers it.
+func (a *All) pin() error {
+	ranges := a.memory.Layout().Buffers()
+	for _, r := range ranges {
+		b, err := a.memory.Bytes(r)
+		if err != nil {
+			return err
+		}
+		for len(b) > 0 {
+			if a.stop.Load() {
+				return errClosed
+			}
+			n := min(step, len(b))
+			if unix.Madvise(b[:n], unix.MADV_POPULATE_WRITE) != nil {
+				break // before Linux 5.14, or out of memory: registering does it, or says so
+			}
+			b = b[n:]
+		}
+	}
+	return Pin(a.ring, a.memory, ranges)
+}
+
+// Wait waits until all guest RAM is pinned and returns why it is not: an error of
+// hostring's, with ENOMEM if RLIMIT_MEMLOCK does not allow it.
+func (a *All) Wait() error {
+	<-a.ready
+	return a.err
+}
+
+// Share gives r, which has no buffers yet, all guest RAM, as Layout().Buffers() has
+// it. EINVAL: the kernel cannot. Other errors are those of Wait.
+func (a *All) Share(r *hostring.Ring) error {
+	if !a.keep {
+		return unix.EINVAL
+	}
+	if err := a.Wait(); err != nil {
+		return err
+	}
+	return r.CloneBuffers(a.ring)
+}
+
+// Close unpins what no ring shares any more. Further calls do nothing and return the
+// same error.
+func (a *All) Close() error {
+	a.once.Do(func() {
+		a.stop.Store(true)
+		<-a.ready
+		a.closed = a.ring.Close()
+	})
+	return a.closed
+}
