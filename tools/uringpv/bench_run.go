@@ -280,7 +280,7 @@ func (b *bencher) measure(ctx context.Context, engine string, depth int, length 
 }
 
 // benchMemory is the RAM of a benchmark's guest, without its buffers, in bytes.
-const benchMemory = 64 << 20
+const benchMemory = 32 << 20
 
 // memory is the RAM for a depth, in bytes, a multiple of 2 MiB.
 func (b *bencher) memory(depth int) byteSize {

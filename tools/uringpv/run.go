@@ -36,8 +36,8 @@ const scratchSize = 64 << 20
 // Bounds of a machine.
 const (
 	maxCPUs       = 64
-	defaultMemory = 256 << 20
-	minMemory     = 64 << 20
+	defaultMemory = 32 << 20 // the built-in guests need no more, and all of it is pinned
+	minMemory     = 32 << 20
 	maxMemory     = 128 << 30
 )
 

@@ -34,7 +34,7 @@ func BenchmarkFirstIO(b *testing.B) {
 		b.Fatal(err)
 	}
 	for _, backend := range []string{backendPassthrough, backendIsolated, backendRelay} {
-		for _, memory := range []string{"64M", "256M"} {
+		for _, memory := range []string{"32M", "256M"} {
 			b.Run(backend+"/"+memory, func(b *testing.B) {
 				var times, own []float64
 				for range b.N {

@@ -78,10 +78,14 @@ type Backend struct {
 // What may be right with another backend instead: errors.Is finds
 // ErrUnsupported, ErrMemlock or ErrPeer.
 func New(c Config) (*Backend, error) {
-	if err := Supported(); err != nil {
-		return nil, err
+	if err := supported(); err != nil {
+		return nil, errors.Join(err, trialEnded())
 	}
-	return newBackend(c)
+	b, err := newBackend(c)
+	if err != nil {
+		return nil, errors.Join(err, trialEnded())
+	}
+	return b, nil
 }
 
 // newBackend is New without a trial.
@@ -183,14 +187,19 @@ func (b *Backend) Kind() abi.Backend { return abi.BackendIsolated }
 func (b *Backend) Capabilities() uringpv.Capabilities { return b.caps }
 
 // Close ends the thread whose children the owners were, and gives up their
-// program.
-func (b *Backend) Close() error {
+// program. What a trial made has gone, too.
+func (b *Backend) Close() error { return errors.Join(b.close(), trialEnded()) }
+
+func (b *Backend) close() error {
 	if b.parent == nil {
 		return nil
 	}
 	b.parent.close()
 	b.parent = nil
-	err := b.ram.Close()
+	var err error
+	if b.ram != nil {
+		err = b.ram.Close()
+	}
 	if e := unix.Close(b.program); e != nil {
 		err = errors.Join(err, fmt.Errorf("close the program of rings' owners: %w", e))
 	}

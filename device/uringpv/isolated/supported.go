@@ -7,6 +7,7 @@ import (
 	"errors"
 	"fmt"
 	"log/slog"
+	"slices"
 	"sync"
 
 	"golang.org/x/sys/unix"
@@ -22,48 +23,79 @@ var trials struct {
 	mu   sync.Mutex // guards what follows
 	done bool
 	err  error
+	end  func() error // waits until nothing is left of the trial; nil if there is nothing
 }
 
 // Supported is nil if this host can give a ring to a process of its own; it finds
 // out by doing. The error wraps ErrUnsupported and says what the host refuses, or
 // wraps what kept the trial from an answer.
 func Supported() error {
+	err := supported()
+	return errors.Join(err, trialEnded())
+}
+
+// supported is Supported, but the trial's ring may still be about to end, which takes
+// the kernel some 30 ms.
+func supported() error {
 	trials.mu.Lock()
 	defer trials.mu.Unlock()
 	if trials.done {
 		return trials.err
 	}
-	err := try()
+	undo, err := try()
+	ended := make(chan error, 1)
+	go func() { ended <- undo() }()
+	trials.end = sync.OnceValue(func() error { return <-ended })
 	if err == nil || errors.Is(err, ErrUnsupported) {
 		trials.done, trials.err = true, err
 	}
 	return err
 }
 
-// try makes a ring of one entry in a little memory, and ends it.
-func try() (err error) {
+// trialEnded waits until nothing is left of a trial, and returns what went wrong with
+// its end.
+func trialEnded() error {
+	trials.mu.Lock()
+	defer trials.mu.Unlock()
+	if trials.end == nil {
+		return nil
+	}
+	return trials.end()
+}
+
+// try makes a ring of one entry in a little memory. undo ends what it made, also if
+// there is an error.
+func try() (undo func() error, err error) {
+	var undos []func() error
+	undo = func() error {
+		var err error
+		for _, f := range slices.Backward(undos) {
+			err = errors.Join(err, f())
+		}
+		return err
+	}
 	l, err := memmap.NewLayout(memmap.MinRAM)
 	if err != nil {
-		return err
+		return undo, err
 	}
 	m, err := memmap.New(l, memmap.Options{Name: "ring-trial"})
 	if errors.Is(err, memmap.ErrNoSlot) {
-		return nil // 64 machines in this process: the first ring will show
+		return undo, nil // 64 machines in this process: the first ring will show
 	}
 	if err != nil {
-		return err
+		return undo, err
 	}
-	defer func() { err = errors.Join(err, m.Close()) }()
+	undos = append(undos, m.Close)
 	b, err := newBackend(Config{Memory: m, Logger: slog.New(slog.DiscardHandler)})
 	if err != nil {
-		return err
+		return undo, err
 	}
-	defer func() { err = errors.Join(err, b.Close()) }()
+	undos = append(undos, b.close)
 	doorbell, err := unix.Eventfd(0, unix.EFD_CLOEXEC|unix.EFD_NONBLOCK)
 	if err != nil {
-		return fmt.Errorf("eventfd: %w", err)
+		return undo, fmt.Errorf("eventfd: %w", err)
 	}
-	defer unix.Close(doorbell)
+	undos = append(undos, func() error { return unix.Close(doorbell) })
 	s := uringpv.RingSpec{
 		SQEntries: 1, CQEntries: 2, Flags: hostring.SetupSQPoll, SQThreadCPU: -1,
 		Memory: m, Buffers: l.Buffers(), WholeRAM: true, Policy: b.caps.Policy,
@@ -72,18 +104,21 @@ func try() (err error) {
 	}
 	s.Policy.Opcodes = abi.OpcodesOf(hostring.OpNop)
 	if s.Rings, err = m.View(memmap.Range{Length: memmap.PageSize}); err != nil {
-		return err
+		return undo, err
 	}
 	if s.SQEs, err = m.View(memmap.Range{Start: memmap.PageSize, Length: memmap.PageSize}); err != nil {
-		return err
+		return undo, err
 	}
 	r, err := b.NewRing(s)
 	if err != nil {
-		return refused(err)
+		return undo, refused(err)
 	}
-	ctx, cancel := context.WithTimeout(context.Background(), patience)
-	defer cancel()
-	return r.Close(ctx)
+	undos = append(undos, func() error {
+		ctx, cancel := context.WithTimeout(context.Background(), patience)
+		defer cancel()
+		return r.Close(ctx)
+	})
+	return undo, nil
 }
 
 // refused is what to say of a ring that could not be made.
