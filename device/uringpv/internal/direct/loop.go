@@ -28,10 +28,16 @@ const (
 	// rings full (docs/protocol.md, section 4).
 	MaxBehind = 65536
 
-	// infoTries is how often to ask for the kernel's counters, which it does not
-	// tell while the SQ thread has the ring's lock. That of a flooded ring has it
+	// infoTries is how often to ask for the kernel's counters at a time, which it does
+	// not tell while the SQ thread has the ring's lock. That of a flooded ring has it
 	// nearly always; a try takes a few microseconds.
 	infoTries = 4096
+
+	// glances is how often the watchdog first asks but once, and glance the time
+	// between two: it may be that the SQ thread does not run because the watchdog
+	// does, and then keeps its lock however often it is asked for.
+	glances = 50
+	glance  = time.Millisecond
 )
 
 // errInfo says that the kernel did not tell its counters.
@@ -42,7 +48,8 @@ type loop struct {
 	next  time.Time // of the watchdog; zero when the ring cannot be active
 	moved time.Time // when SQEs were last seen to have been consumed
 	lost  bool      // the host says that the ring is
-	blind int       // looks in a row that told nothing
+	blind int       // looks in a row that told nothing, after glances
+	short int       // glances in a row that told nothing
 
 	words struct{ head, tail, flags *atomic.Uint32 } // of the SQ ring: hints, the guest's to forge
 
@@ -199,16 +206,25 @@ func (r *Ring) watch() error {
 	r.next = now.Add(Interval)
 	r.mu.Lock()
 	before := r.account.last
-	known := r.look()
+	tries := 1
+	if r.short >= glances {
+		tries = infoTries
+	}
+	known := r.look(tries)
 	info := r.account.last
 	held := 0
 	var err error
 	if known && r.inexact {
-		held, err = r.held()
+		held, err = r.held(tries)
 		known = err == nil
 	}
 	r.mu.Unlock()
 	if !known {
+		if r.short < glances {
+			r.short++
+			r.next = now.Add(glance)
+			return nil
+		}
 		// A thread that never lets go of the ring's lock is at work without pause.
 		// Do not leave a guest alone that keeps it so.
 		if r.blind++; r.blind < int(time.Minute/Interval) {
@@ -216,7 +232,7 @@ func (r *Ring) watch() error {
 		}
 		return fmt.Errorf("ring %d: %w", r.spec.Index, errInfo)
 	}
-	r.blind = 0
+	r.blind, r.short = 0, 0
 	limit := MaxBehind + 2*r.params.CQEntries
 	behind := info.CachedSQHead - info.CachedCQTail
 	if r.inexact && held > int(limit) {
@@ -246,21 +262,21 @@ func (r *Ring) watch() error {
 // held is how many requests and CQEs of an inexact ring the kernel lists: those
 // that wait for a file to become ready, and CQEs that found the CQ ring full. The
 // count ends soon above what is allowed. The caller holds mu, and host is open.
-func (r *Ring) held() (int, error) {
+func (r *Ring) held(tries int) (int, error) {
 	limit := int(MaxBehind + 2*r.params.CQEntries)
 	var n int
 	err := errInfo
-	for try := 0; err != nil && try < infoTries; try++ {
+	for try := 0; err != nil && try < tries; try++ {
 		r.count.SystemCalls.Add(1) // a short account takes no more
 		n, err = r.host.Held(limit + 1)
 	}
 	return n, err
 }
 
-// look takes note of the kernel's counters and says whether it could. The caller
-// holds mu, and host is open.
-func (r *Ring) look() bool {
-	for range infoTries {
+// look takes note of the kernel's counters and says whether it could, in so many
+// tries. The caller holds mu, and host is open.
+func (r *Ring) look(tries int) bool {
+	for range tries {
 		r.count.SystemCalls.Add(1)
 		info, err := r.host.Info()
 		if err == nil {

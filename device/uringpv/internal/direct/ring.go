@@ -285,7 +285,7 @@ func (r *Ring) shut() {
 	if r.host == nil {
 		return
 	}
-	r.look()
+	r.look(infoTries)
 	if r.exact {
 		// Without it the end waits for End alone, and files may be let go of later.
 		if err := r.host.UpdateFiles(0, []int32{int32(r.end.File())}); err != nil {
@@ -348,7 +348,7 @@ func (r *Ring) Stats() uringpv.RingStats {
 	r.mu.Lock()
 	defer r.mu.Unlock()
 	if r.host != nil {
-		r.look()
+		r.look(infoTries)
 	}
 	s := r.count.Stats()
 	s.SQEs, s.CQEs = r.account.sqes, r.account.cqes
