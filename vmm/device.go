@@ -32,7 +32,8 @@ func newDevice(vm *VM, c *DeviceConfig) (_ *device, err error) {
 	}
 	dev, err := uringpv.New(uringpv.Config{
 		Name: c.Name, Rings: c.Rings, MaxEntries: c.MaxEntries, Files: c.Files, Memory: vm.memory, Backend: backend,
-		SQPoll: c.SQPoll, SQThreadIdle: c.SQThreadIdle, SQThreadCPU: c.SQThreadCPU, Deny: c.Deny, DenyFlags: c.DenyFlags, Logger: vm.log,
+		SQPoll: c.SQPoll, SQThreadIdle: c.SQThreadIdle, SQThreadCPU: c.SQThreadCPU, SQThreadShared: c.SQShared,
+		Deny: c.Deny, DenyFlags: c.DenyFlags, Logger: vm.log,
 	})
 	if err != nil {
 		return nil, errors.Join(fmt.Errorf("device %s: %w", c.Name, err), backend.Close())

@@ -103,9 +103,11 @@ type RingSpec struct {
 
 	// With IORING_SETUP_SQPOLL: how long to poll without work, in whole
 	// milliseconds, 0 for the backend's default; and the host's CPU to poll on,
-	// -1 for any. The idle time is already within what the host allows.
-	SQThreadIdle time.Duration
-	SQThreadCPU  int
+	// -1 for any. The idle time is already within what the host allows. The thread
+	// that polls may be shared with other rings of the process.
+	SQThreadIdle   time.Duration
+	SQThreadCPU    int
+	SQThreadShared bool
 
 	Rings shm.View // SQ and CQ ring
 	SQEs  shm.View

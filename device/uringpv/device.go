@@ -49,6 +49,10 @@ type Config struct {
 	SQThreadIdle time.Duration // default and maximum of the polling without work, whole milliseconds; 0: the backend's default, at most one second
 	SQThreadCPU  int           // the host's CPU to poll on, -1 for any
 
+	// SQThreadShared says that one thread may poll the rings of all devices of this
+	// process that say so, where the backend's rings are the process's.
+	SQThreadShared bool
+
 	Logger *slog.Logger // nil: no log
 }
 
@@ -65,6 +69,7 @@ type Device struct {
 	maxEntries uint32
 	idle       time.Duration // Config.SQThreadIdle
 	cpu        int
+	shared     bool          // Config.SQThreadShared
 	timeout    time.Duration // quiesceTimeout
 	log        *slog.Logger
 
@@ -147,6 +152,7 @@ func New(c Config) (_ *Device, err error) {
 		maxEntries: min(c.MaxEntries, caps.MaxEntries),
 		idle:       c.SQThreadIdle,
 		cpu:        max(c.SQThreadCPU, -1),
+		shared:     c.SQThreadShared,
 		timeout:    quiesceTimeout,
 		log:        c.Logger,
 		rings:      make([]*ring, c.Rings),

@@ -96,7 +96,7 @@ func (d *Device) checkParams(c *checkedSetup, p *abi.Params) error {
 
 	c.SQThreadCPU = -1
 	if p.Flags&hostring.SetupSQPoll != 0 {
-		c.SQThreadCPU = d.cpu
+		c.SQThreadCPU, c.SQThreadShared = d.cpu, d.shared
 		c.SQThreadIdle = d.idle
 		if p.SQThreadIdle != 0 {
 			most := d.idle

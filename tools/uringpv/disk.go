@@ -47,6 +47,7 @@ type diskSpec struct {
 	SQPoll     bool
 	SQPollIdle time.Duration // 0: the backend's default
 	SQPollCPU  int           // -1: any
+	SQShared   bool          // one thread polls the rings of all such disks
 
 	Shown string // what reports call the path; empty: the path itself
 }
@@ -74,7 +75,7 @@ func (d diskSpec) device(files []uringpv.File, backend vmm.Choice) vmm.DeviceCon
 	}
 	return vmm.DeviceConfig{
 		Name: d.ID, Files: files, Backend: backend, Rings: rings, MaxEntries: uint32(d.Entries),
-		SQPoll: d.SQPoll, SQThreadIdle: d.SQPollIdle, SQThreadCPU: d.SQPollCPU,
+		SQPoll: d.SQPoll, SQThreadIdle: d.SQPollIdle, SQThreadCPU: d.SQPollCPU, SQShared: d.SQShared,
 	}
 }
 
@@ -158,6 +159,23 @@ var diskKeys = map[string]diskKey{
 		},
 		get: func(d diskSpec) string { return d.SQPollIdle.String() },
 	},
+	"sqpoll-thread": {
+		hint: "own|shared", doc: "a thread for each ring, or one for the passthrough rings of all disks that say so (default own)",
+		set: func(d *diskSpec, v string) error {
+			c := choice{of: []string{"own", "shared"}}
+			if err := c.Set(v); err != nil {
+				return err
+			}
+			d.SQShared = v == "shared"
+			return nil
+		},
+		get: func(d diskSpec) string {
+			if d.SQShared {
+				return "shared"
+			}
+			return "own"
+		},
+	},
 	"sqpoll-cpu": {
 		hint: "N", doc: "the host CPU that it is bound to",
 		set: func(d *diskSpec, v string) (err error) {
@@ -169,7 +187,7 @@ var diskKeys = map[string]diskKey{
 }
 
 // diskKeyOrder is the order in which help and String show the keys.
-var diskKeyOrder = []string{"id", "readonly", "direct", "backend", "rings", "entries", "sqpoll", "sqpoll-idle", "sqpoll-cpu"}
+var diskKeyOrder = []string{"id", "readonly", "direct", "backend", "rings", "entries", "sqpoll", "sqpoll-idle", "sqpoll-cpu", "sqpoll-thread"}
 
 func onOff(doc string, field func(d *diskSpec) *bool) diskKey {
 	return diskKey{
@@ -228,7 +246,7 @@ func parseDisk(s string) (diskSpec, error) {
 		}
 	}
 	if !d.SQPoll {
-		for _, key := range []string{"sqpoll-idle", "sqpoll-cpu"} {
+		for _, key := range []string{"sqpoll-idle", "sqpoll-cpu", "sqpoll-thread"} {
 			if given[key] {
 				return diskSpec{}, fmt.Errorf("%s has no meaning with sqpoll=off; leave one of them out", key)
 			}

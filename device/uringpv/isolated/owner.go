@@ -211,7 +211,8 @@ func (o *owner) alone() error {
 func (o *owner) wait(within time.Duration) (bool, error) {
 	for deadline := time.Now().Add(within); o.pidfd >= 0; {
 		fds := []unix.PollFd{{Fd: int32(o.pidfd), Events: unix.POLLIN}}
-		n, err := unix.Poll(fds, int(time.Until(deadline)/time.Millisecond)+1)
+		left := max(0, time.Until(deadline)+time.Millisecond-1) // to poll(2), less than 0 is for ever
+		n, err := unix.Poll(fds, int(left/time.Millisecond))
 		switch {
 		case errors.Is(err, unix.EINTR):
 		case err != nil:

@@ -36,7 +36,7 @@ func Supported() error {
 // NewRing makes a ring of this process. Its requests have the credentials of the
 // ring's thread.
 func (b *Backend) NewRing(s uringpv.RingSpec) (uringpv.Ring, error) {
-	r, err := direct.New(direct.Config{Spec: s, Host: &host{b}, UnboundWorkers: unboundWorkers})
+	r, err := direct.New(direct.Config{Spec: s, Host: &host{b}, Shareable: true, UnboundWorkers: unboundWorkers})
 	if err != nil {
 		return nil, err
 	}
@@ -95,6 +95,10 @@ func setup(c hostring.Config) (*hostring.Ring, error) {
 // the guest's areas, and has gone when this returns nil.
 func (h *host) Discard(r *hostring.Ring, shut func()) error {
 	polled := r.Params().Flags&hostring.SetupSQPoll != 0
+	if r.Params().Flags&hostring.SetupAttachWQ != 0 {
+		shut()
+		return fmt.Errorf("whether the shared SQ thread has let go of a closed ring is not known: %w", unix.ETIMEDOUT)
+	}
 	info, err := r.Info()
 	if err != nil {
 		return err

@@ -19,8 +19,9 @@ const (
 	// Interval is the time between two looks of the watchdog at an active ring.
 	Interval = 500 * time.Millisecond
 
-	// restInterval is that time for an inexact ring that seems to be at rest. It
-	// may have requests that nobody can see, whose completion makes the SQ thread
+	// restInterval is that time for a ring that seems to be at rest, but may take SQEs
+	// again without a doorbell: one with a shared SQ thread, and an inexact one. It may
+	// have requests that nobody can see, whose completion makes the SQ thread
 	// take SQEs again without a doorbell.
 	restInterval = 2 * time.Second
 
@@ -251,7 +252,9 @@ func (r *Ring) watch() error {
 	case info.CachedSQHead != before.CachedSQHead || behind != 0 || held != 0:
 		r.moved = now
 	case now.Sub(r.moved) <= r.idle+Interval:
-	case r.inexact:
+	case r.inexact, r.thread != nil:
+		// Other rings may keep a shared thread awake, so that it takes SQEs without a
+		// doorbell.
 		r.next = now.Add(restInterval)
 	default:
 		r.next = time.Time{}

@@ -18,6 +18,7 @@ import (
 	"github.com/uringpv/uringpv/device/uringpv"
 	"github.com/uringpv/uringpv/device/uringpv/internal/quiesce"
 	"github.com/uringpv/uringpv/device/uringpv/internal/signal"
+	"github.com/uringpv/uringpv/device/uringpv/internal/sqthread"
 	"github.com/uringpv/uringpv/hostring"
 	"github.com/uringpv/uringpv/memmap"
 )
@@ -87,6 +88,10 @@ type Config struct {
 	// a guest may throw it out again: End must say by itself that no request is left.
 	Exact bool
 
+	// Shareable says that the SQ thread may be one that polls other rings of this
+	// process, too, if the device's owner allows that (RingSpec.SQThreadShared).
+	Shareable bool
+
 	// UnboundWorkers bounds the kernel's worker threads of the ring for requests
 	// that may wait for ever.
 	UnboundWorkers uint32
@@ -104,6 +109,7 @@ type Ring struct {
 	count   uringpv.Counters
 	sqpoll  bool
 	idle    time.Duration
+	thread  *sqthread.Hold // nil: the ring's own
 
 	// To the ring's goroutine.
 	wake    int // eventfd that ends its sleep
@@ -154,6 +160,16 @@ func New(c Config) (_ *Ring, err error) {
 	case c.Polled:
 		r.sqpoll, r.idle = true, hiddenIdle
 	}
+	if r.sqpoll && c.Shareable && s.SQThreadShared {
+		if r.thread, err = sqthread.Get(s.SQThreadCPU); err != nil {
+			return nil, err
+		}
+		defer func() {
+			if err != nil {
+				err = errors.Join(err, r.thread.Release())
+			}
+		}()
+	}
 	if r.wake, err = unix.Eventfd(0, unix.EFD_CLOEXEC|unix.EFD_NONBLOCK); err != nil {
 		return nil, fmt.Errorf("eventfd: %w", err)
 	}
@@ -197,7 +213,11 @@ func (r *Ring) make() error {
 	if r.sqpoll {
 		c.Flags |= hostring.SetupSQPoll
 		c.SQThreadIdle = r.idle
-		if s.SQThreadCPU >= 0 {
+		switch {
+		case r.thread != nil:
+			c.Flags |= hostring.SetupAttachWQ
+			c.WQFD = r.thread.FD()
+		case s.SQThreadCPU >= 0:
 			c.Flags |= hostring.SetupSQAff
 			c.SQThreadCPU = uint32(s.SQThreadCPU)
 		}
@@ -308,6 +328,11 @@ func (r *Ring) release(ctx context.Context) error {
 		return fmt.Errorf("ring %d: %w", r.spec.Index, err)
 	}
 	var all *multierror.Error
+	if r.thread != nil {
+		if err := r.thread.Release(); err != nil {
+			all = multierror.Append(all, err)
+		}
+	}
 	if r.wake >= 0 {
 		if err := unix.Close(r.wake); err != nil {
 			all = multierror.Append(all, fmt.Errorf("close eventfd: %w", err))

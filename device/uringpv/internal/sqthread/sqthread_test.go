@@ -1,0 +1,136 @@
+// SPDX-License-Identifier: Apache-2.0
+
+package sqthread
+
+import (
+	"os"
+	"strings"
+	"testing"
+	"time"
+
+	"github.com/uringpv/uringpv/hostring"
+	"github.com/uringpv/uringpv/internal/testutil"
+)
+
+// sqThreads is how many SQ threads this process has.
+func sqThreads(t *testing.T) int {
+	t.Helper()
+	const tasks = "/proc/self/task/"
+	all, err := os.ReadDir(tasks)
+	if err != nil {
+		t.Fatal(err)
+	}
+	n := 0
+	for _, e := range all {
+		if comm, err := os.ReadFile(tasks + e.Name() + "/comm"); err == nil && strings.HasPrefix(string(comm), "iou-sqp-") {
+			n++
+		}
+	}
+	return n
+}
+
+// eventually waits until the process has so many SQ threads.
+func eventually(t *testing.T, want int, when string) {
+	t.Helper()
+	got := 0
+	for range 500 {
+		if got = sqThreads(t); got == want {
+			return
+		}
+		time.Sleep(10 * time.Millisecond)
+	}
+	t.Errorf("%s there are %d SQ threads, want %d", when, got, want)
+}
+
+func attach(t *testing.T, h *Hold) *hostring.Ring {
+	t.Helper()
+	r, err := hostring.New(hostring.Config{
+		Entries: 4, Flags: hostring.SetupSQPoll | hostring.SetupAttachWQ, WQFD: h.FD(), SQThreadIdle: 10 * time.Millisecond,
+	})
+	if err != nil {
+		t.Fatal(err)
+	}
+	return r
+}
+
+func nop(t *testing.T, r *hostring.Ring) {
+	t.Helper()
+	s, ok := r.SQE()
+	if !ok {
+		t.Fatal("no SQE free")
+	}
+	*s = hostring.SQE{Opcode: hostring.OpNop}
+	if _, err := r.Submit(); err != nil {
+		t.Fatal(err)
+	}
+	if err := r.WaitCQE(); err != nil {
+		t.Fatal(err)
+	}
+	var c [1]hostring.CQE
+	if n := r.Reap(c[:]); n != 1 || c[0].Res != 0 {
+		t.Errorf("%d completions: %+v", n, c[0])
+	}
+}
+
+func TestRingsShareOneThread(t *testing.T) {
+	testutil.NeedIOUring(t)
+	testutil.NoLeaks(t)
+	eventually(t, 0, "before")
+	a, err := Get(-1)
+	if err != nil {
+		t.Fatal(err)
+	}
+	b, err := Get(-1)
+	if err != nil {
+		t.Fatal(err)
+	}
+	r, s := attach(t, a), attach(t, b)
+	eventually(t, 1, "with two rings")
+	nop(t, r)
+	nop(t, s)
+
+	// One who goes takes nothing from the other.
+	if err := r.Close(); err != nil {
+		t.Error(err)
+	}
+	for range 2 {
+		if err := a.Release(); err != nil {
+			t.Error(err)
+		}
+	}
+	nop(t, s)
+	eventually(t, 1, "with one ring left")
+	if err := s.Close(); err != nil {
+		t.Error(err)
+	}
+	if err := b.Release(); err != nil {
+		t.Error(err)
+	}
+	eventually(t, 0, "in the end")
+}
+
+func TestEachCPUHasAThread(t *testing.T) {
+	testutil.NeedIOUring(t)
+	testutil.NoLeaks(t)
+	eventually(t, 0, "before")
+	free, err := Get(-1)
+	if err != nil {
+		t.Fatal(err)
+	}
+	bound, err := Get(0)
+	if err != nil {
+		t.Skipf("NOT TESTED: nothing may be bound to CPU 0 here: %v", err)
+	}
+	eventually(t, 2, "free and bound to CPU 0")
+	for _, h := range []*Hold{free, bound} {
+		r := attach(t, h)
+		nop(t, r)
+		if err := r.Close(); err != nil {
+			t.Error(err)
+		}
+		if err := h.Release(); err != nil {
+			t.Error(err)
+		}
+	}
+	eventually(t, 0, "in the end")
+}
