@@ -86,7 +86,7 @@ func steps(full bool) []step {
 		{name: "driver, images, machine", packages: []string{"./images/...", "./tools/nested"}, run: ".", full: full, timeout: 30 * time.Minute},
 		{name: "bare guests", host: "6.12", packages: some, run: withBareGuests, skip: longOnTCG, timeout: 10 * time.Minute},
 		{name: "Linux guests", host: "6.12", guests: []string{"6.1", "6.12"}, packages: linux, run: withLinuxGuests, skip: withMuchRAM + "|" + withLiburing, each: true, together: quickWithLinux, timeout: 10 * time.Minute},
-		{name: "RAM above 4 GiB", host: "6.12", guests: []string{"6.12"}, packages: linux, run: withMuchRAM, memory: 7168, timeout: 5 * time.Minute},
+		{name: "RAM above 4 GiB", host: "6.12", guests: []string{"6.12"}, packages: linux, run: withMuchRAM, memory: 7168, each: true, timeout: 5 * time.Minute},
 	}
 	if !full {
 		return ci
@@ -94,7 +94,7 @@ func steps(full bool) []step {
 	all := images.KernelNames()
 	return []step{
 		ci[0], ci[3],
-		{name: "liburing", host: "6.12", guests: []string{"6.12"}, liburing: true, packages: linux, run: withLiburing, timeout: 10 * time.Minute},
+		{name: "liburing", host: "6.12", guests: []string{"6.12"}, liburing: true, packages: linux, run: withLiburing, each: true, timeout: 10 * time.Minute},
 		{name: "bare guests", host: "6.12", packages: bare, run: withBareGuests, timeout: 20 * time.Minute},
 		{name: "Linux guests", host: "6.12", guests: []string{"6.1", "6.12", "newest"}, packages: linux, run: withLinuxGuests, skip: withMuchRAM + "|" + withLiburing, full: true, each: true, timeout: 2 * time.Hour},
 		{name: "generic kernels", host: "6.12", guests: []string{all[1], all[3], all[5]}, packages: linux, run: bootsLinux, full: true, each: true, timeout: time.Hour},

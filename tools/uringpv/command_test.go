@@ -12,6 +12,7 @@ import (
 	"os/exec"
 	"path/filepath"
 	"strings"
+	"syscall"
 	"testing"
 	"time"
 )
@@ -34,7 +35,8 @@ func newCommand(t *testing.T, args ...string) *command {
 	return newCommandFor(t, 3*time.Minute, args...)
 }
 
-// newCommandFor prepares a command that is killed after timeout.
+// newCommandFor prepares a command that is ended after timeout. It says on stderr what
+// its goroutines do, as a program of Go's does after SIGQUIT.
 func newCommandFor(t *testing.T, timeout time.Duration, args ...string) *command {
 	t.Helper()
 	ctx, cancel := context.WithTimeout(context.Background(), timeout)
@@ -43,6 +45,8 @@ func newCommandFor(t *testing.T, timeout time.Duration, args ...string) *command
 	c.mark = fmt.Sprintf("%s=%d-%s", markName, os.Getpid(), filepath.Base(filepath.Dir(c.tmp)))
 	c.Env = append(os.Environ(), "TMPDIR="+c.tmp, c.mark)
 	c.Stdout, c.Stderr = &c.stdout, &c.stderr
+	c.Cancel = func() error { return c.Process.Signal(syscall.SIGQUIT) }
+	c.WaitDelay = 10 * time.Second
 	return c
 }
 
