@@ -64,9 +64,11 @@ type DeviceConfig struct {
 	SQPoll       bool          // the guest may have its rings polled
 	SQThreadIdle time.Duration // 0: the backend's default
 	SQThreadCPU  int           // -1: any
-	SQShared     bool          // one SQ thread may poll the rings of several devices of this process
-	Deny         abi.Opcodes   // opcodes that the guest does not get, whatever the backend has
-	DenyFlags    uint8         // IOSQE_* likewise
+
+	SQThreadShared bool // one thread may poll the rings of all devices of this process that say so
+
+	Deny      abi.Opcodes // opcodes that the guest does not get, whatever the backend has
+	DenyFlags uint8       // IOSQE_* likewise
 }
 
 // check says what is wrong with what no other package checks.

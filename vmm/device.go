@@ -32,7 +32,7 @@ func newDevice(vm *VM, c *DeviceConfig) (_ *device, err error) {
 	}
 	dev, err := uringpv.New(uringpv.Config{
 		Name: c.Name, Rings: c.Rings, MaxEntries: c.MaxEntries, Files: c.Files, Memory: vm.memory, Backend: backend,
-		SQPoll: c.SQPoll, SQThreadIdle: c.SQThreadIdle, SQThreadCPU: c.SQThreadCPU, SQThreadShared: c.SQShared,
+		SQPoll: c.SQPoll, SQThreadIdle: c.SQThreadIdle, SQThreadCPU: c.SQThreadCPU, SQThreadShared: c.SQThreadShared,
 		Deny: c.Deny, DenyFlags: c.DenyFlags, Logger: vm.log,
 	})
 	if err != nil {

@@ -95,7 +95,7 @@ func steps(full bool) []step {
 	return []step{
 		ci[0], ci[3],
 		{name: "liburing", host: "6.12", guests: []string{"6.12"}, liburing: true, packages: linux, run: withLiburing, each: true, timeout: 10 * time.Minute},
-		{name: "bare guests", host: "6.12", packages: bare, run: withBareGuests, timeout: 20 * time.Minute},
+		{name: "bare guests", host: "6.12", packages: bare, run: withBareGuests, full: true, timeout: 30 * time.Minute},
 		{name: "Linux guests", host: "6.12", guests: []string{"6.1", "6.12", "newest"}, packages: linux, run: withLinuxGuests, skip: withMuchRAM + "|" + withLiburing, full: true, each: true, timeout: 2 * time.Hour},
 		{name: "generic kernels", host: "6.12", guests: []string{all[1], all[3], all[5]}, packages: linux, run: bootsLinux, full: true, each: true, timeout: time.Hour},
 		{name: "bare guests", host: "6.1", packages: bare[2:], run: withBareGuests, timeout: 20 * time.Minute},

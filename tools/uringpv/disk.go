@@ -37,17 +37,17 @@ const (
 // diskSpec is one --disk: a file or block device for the guest, and how the
 // device that carries it is made.
 type diskSpec struct {
-	Path       string
-	ID         string // empty: disk0, disk1, ... in the order given
-	ReadOnly   bool
-	Direct     bool   // O_DIRECT
-	Backend    string // one of the words above
-	Rings      int    // 0: as many as the guest wants
-	Entries    int    // of each ring, at most; a power of two
-	SQPoll     bool
-	SQPollIdle time.Duration // 0: the backend's default
-	SQPollCPU  int           // -1: any
-	SQShared   bool          // one thread polls the rings of all such disks
+	Path         string
+	ID           string // empty: disk0, disk1, ... in the order given
+	ReadOnly     bool
+	Direct       bool   // O_DIRECT
+	Backend      string // one of the words above
+	Rings        int    // 0: as many as the guest wants
+	Entries      int    // of each ring, at most; a power of two
+	SQPoll       bool
+	SQPollIdle   time.Duration // 0: the backend's default
+	SQPollCPU    int           // -1: any
+	SQPollShared bool          // one thread polls the rings of all such disks
 
 	Shown string // what reports call the path; empty: the path itself
 }
@@ -75,7 +75,7 @@ func (d diskSpec) device(files []uringpv.File, backend vmm.Choice) vmm.DeviceCon
 	}
 	return vmm.DeviceConfig{
 		Name: d.ID, Files: files, Backend: backend, Rings: rings, MaxEntries: uint32(d.Entries),
-		SQPoll: d.SQPoll, SQThreadIdle: d.SQPollIdle, SQThreadCPU: d.SQPollCPU, SQShared: d.SQShared,
+		SQPoll: d.SQPoll, SQThreadIdle: d.SQPollIdle, SQThreadCPU: d.SQPollCPU, SQThreadShared: d.SQPollShared,
 	}
 }
 
@@ -166,11 +166,11 @@ var diskKeys = map[string]diskKey{
 			if err := c.Set(v); err != nil {
 				return err
 			}
-			d.SQShared = v == "shared"
+			d.SQPollShared = v == "shared"
 			return nil
 		},
 		get: func(d diskSpec) string {
-			if d.SQShared {
+			if d.SQPollShared {
 				return "shared"
 			}
 			return "own"
@@ -251,6 +251,9 @@ func parseDisk(s string) (diskSpec, error) {
 				return diskSpec{}, fmt.Errorf("%s has no meaning with sqpoll=off; leave one of them out", key)
 			}
 		}
+	}
+	if d.SQPollShared && (d.Backend == backendRelay || d.Backend == backendIsolated) {
+		return diskSpec{}, fmt.Errorf("sqpoll-thread=shared has no meaning with backend=%s; leave one of them out", d.Backend)
 	}
 	return d, nil
 }

@@ -32,6 +32,8 @@ func TestParseDisk(t *testing.T) {
 		{"a.img,rings=1,entries=1", with(func(d *diskSpec) { d.Rings, d.Entries = 1, 1 })},
 		{"a.img,sqpoll=off", with(func(d *diskSpec) { d.SQPoll = false })},
 		{"a.img,sqpoll-idle=50ms,sqpoll-cpu=0", with(func(d *diskSpec) { d.SQPollIdle, d.SQPollCPU = 50*time.Millisecond, 0 })},
+		{"a.img,sqpoll-thread=shared,backend=passthrough", with(func(d *diskSpec) { d.SQPollShared, d.Backend = true, "passthrough" })},
+		{"a.img,sqpoll-thread=own,backend=relay", with(func(d *diskSpec) { d.Backend = "relay" })},
 		{"a.img,sqpoll-idle=1h", with(func(d *diskSpec) { d.SQPollIdle = time.Hour })},
 		{"a,,b.img,id=x", with(func(d *diskSpec) { d.Path, d.ID = "a,b.img", "x" })},
 		{"a=b.img", with(func(d *diskSpec) { d.Path = "a=b.img" })},
@@ -52,7 +54,7 @@ func TestParseDiskSaysWhatWouldBeRight(t *testing.T) {
 		{",readonly=on", "the path comes first"},
 		{"readonly=on", "PATH,readonly=on"},
 		{"a,", `unknown key ""`},
-		{"a,colour=red", `unknown key "colour"; there are id, readonly, direct, backend, rings, entries, sqpoll, sqpoll-idle, sqpoll-cpu`},
+		{"a,colour=red", `unknown key "colour"; there are id, readonly, direct, backend, rings, entries, sqpoll, sqpoll-idle, sqpoll-cpu, sqpoll-thread`},
 		{"a,ReadOnly=on", `unknown key "ReadOnly"`},
 		{"a,readonly", "write readonly=on|off"},
 		{"a,readonly=", "readonly=: must be on or off"},
@@ -71,6 +73,10 @@ func TestParseDiskSaysWhatWouldBeRight(t *testing.T) {
 		{"a,sqpoll-idle=0ms", "whole milliseconds from 1ms to 1h"},
 		{"a,sqpoll-idle=2h", "whole milliseconds from 1ms to 1h"},
 		{"a,sqpoll-cpu=-1", "whole number from 0 to"},
+		{"a,sqpoll-thread=both", "must be own or shared"},
+		{"a,sqpoll=off,sqpoll-thread=shared", "sqpoll-thread has no meaning with sqpoll=off"},
+		{"a,sqpoll-thread=shared,backend=relay", "sqpoll-thread=shared has no meaning with backend=relay"},
+		{"a,backend=isolated,sqpoll-thread=shared", "sqpoll-thread=shared has no meaning with backend=isolated"},
 		{"a,sqpoll=off,sqpoll-cpu=1", "sqpoll-cpu has no meaning with sqpoll=off"},
 		{"a,sqpoll-idle=1s,sqpoll=off", "sqpoll-idle has no meaning with sqpoll=off"},
 		{"a,id=", "must be 1 to 31 characters"},
@@ -99,6 +105,7 @@ func drawDisk(t *rapid.T) diskSpec {
 	if d.SQPoll {
 		d.SQPollIdle = time.Duration(rapid.IntRange(0, 3600_000).Draw(t, "idle")) * time.Millisecond
 		d.SQPollCPU = rapid.IntRange(-1, maxCPU).Draw(t, "cpu")
+		d.SQPollShared = d.Backend != backendRelay && d.Backend != backendIsolated && rapid.Bool().Draw(t, "shared")
 	}
 	return d
 }

@@ -46,7 +46,7 @@ func TestLinuxVerifiedIO(t *testing.T) {
 		r.fio = true
 		r.disks = []string{image(t, 256<<20)}
 		r.memory = "1G"
-		r.timeout = time.Duration(r.amount(10, 60)) * time.Minute
+		r.timeout = time.Duration(r.amount(10, 20)) * time.Minute
 		depths := "1 64"
 		if r.whole() {
 			depths = "1 4 16 64"
@@ -124,7 +124,7 @@ func TestLinuxFileSystems(t *testing.T) {
 		size := int64(r.amount(384, 3072)) << 20
 		ext4, xfs := image(t, size), image(t, size)
 		r.disks = []string{ext4, xfs}
-		r.timeout = time.Duration(r.amount(6, 60)) * time.Minute
+		r.timeout = time.Duration(r.amount(6, 20)) * time.Minute
 		// The tree: directories of files of many sizes, as a kernel's source has them.
 		r.files = map[string]string{"tree": `
 			dir=$1 dirs=$2 files=$3

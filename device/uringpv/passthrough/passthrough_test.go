@@ -130,29 +130,37 @@ func TestReservedFileReachesNothing(t *testing.T) {
 // TestParamsTellNothingOfTheHost: what makes passthrough is not the guest's
 // business.
 func TestParamsTellNothingOfTheHost(t *testing.T) {
-	g := ringtest.NewRig(t, newBackend, ringtest.Disk(t, 1<<20, false))
-	for _, m := range ringtest.Modes {
-		p := g.Setup(t, ringtest.Config{SQ: 8, Flags: m.Flags}).Params
-		if p.Flags != m.Flags || p.Features&^direct.Features != 0 || p.SQThreadCPU != 0 || p.WQFD != 0 ||
-			p.SQOff.UserAddr != 0 || p.CQOff.UserAddr != 0 {
-			t.Errorf("%s: %+v", m.Name, p)
-		}
+	for name, make := range makes {
+		t.Run(name, func(t *testing.T) {
+			g := ringtest.NewRig(t, make, ringtest.Disk(t, 1<<20, false))
+			for _, m := range ringtest.Modes {
+				p := g.Setup(t, ringtest.Config{SQ: 8, Flags: m.Flags}).Params
+				if p.Flags != m.Flags || p.Features&^direct.Features != 0 || p.SQThreadCPU != 0 || p.WQFD != 0 ||
+					p.SQOff.UserAddr != 0 || p.CQOff.UserAddr != 0 {
+					t.Errorf("%s: %+v", m.Name, p)
+				}
+			}
+		})
 	}
 }
 
 // TestGuestHasNoPrivileges: the real-time I/O class is root's, and the VMM's
 // being root does not make it the guest's.
 func TestGuestHasNoPrivileges(t *testing.T) {
-	g := ringtest.NewRig(t, newBackend, ringtest.Disk(t, 1<<20, false))
-	for _, m := range ringtest.Modes {
-		d := g.Setup(t, ringtest.Config{SQ: 8, Flags: m.Flags})
-		s := hostring.SQE{Opcode: hostring.OpReadFixed, Flags: hostring.SQEFixedFile, Addr: g.Addr(0), Len: 512, IOPrio: 1 << 13}
-		for _, async := range []uint8{0, hostring.SQEAsync} {
-			s.Flags |= async
-			if res := d.Do(t, s); res != -int32(unix.EPERM) {
-				t.Errorf("%s: a read in the real-time class gives %d, want -EPERM", m.Name, res)
+	for name, make := range makes {
+		t.Run(name, func(t *testing.T) {
+			g := ringtest.NewRig(t, make, ringtest.Disk(t, 1<<20, false))
+			for _, m := range ringtest.Modes {
+				d := g.Setup(t, ringtest.Config{SQ: 8, Flags: m.Flags})
+				s := hostring.SQE{Opcode: hostring.OpReadFixed, Flags: hostring.SQEFixedFile, Addr: g.Addr(0), Len: 512, IOPrio: 1 << 13}
+				for _, async := range []uint8{0, hostring.SQEAsync} {
+					s.Flags |= async
+					if res := d.Do(t, s); res != -int32(unix.EPERM) {
+						t.Errorf("%s: a read in the real-time class gives %d, want -EPERM", m.Name, res)
+					}
+				}
 			}
-		}
+		})
 	}
 }
 

@@ -5,11 +5,11 @@ package passthrough
 import (
 	"errors"
 	"os"
-	"strings"
 	"testing"
 	"time"
 
 	"github.com/uringpv/uringpv/device/uringpv"
+	"github.com/uringpv/uringpv/device/uringpv/internal/direct"
 	"github.com/uringpv/uringpv/device/uringpv/internal/ringtest"
 	"github.com/uringpv/uringpv/hostring"
 	"github.com/uringpv/uringpv/internal/testutil"
@@ -36,6 +36,9 @@ func TestWithASharedThread(t *testing.T) {
 	ringtest.Run(t, newSharing)
 }
 
+// makes are rings with a thread of their own, and with a shared one.
+var makes = map[string]ringtest.Make{"own": newBackend, "shared": newSharing}
+
 // TestASharedThreadServesTheOthers has two guests with one SQ thread, of which one
 // does all it can to keep it busy and never takes a CQE.
 func TestASharedThreadServesTheOthers(t *testing.T) {
@@ -43,7 +46,7 @@ func TestASharedThreadServesTheOthers(t *testing.T) {
 	g := ringtest.NewRig(t, newSharing, ringtest.Disk(t, 1<<20, false))
 	good := g.Setup(t, ringtest.Config{SQ: 8, Flags: hostring.SetupSQPoll})
 	bad := g.Setup(t, ringtest.Config{SQ: 256, Flags: hostring.SetupSQPoll})
-	if n := sqThreads(t); n != 1 {
+	if n := ringtest.SQThreads(t); n != 1 {
 		t.Errorf("two rings have %d SQ threads", n)
 	}
 	done := make(chan error, 1)
@@ -70,38 +73,35 @@ func TestASharedThreadServesTheOthers(t *testing.T) {
 	}
 }
 
-// TestAQuietRingOnABusyThreadIsWatched has a ring at rest, whose shared thread another
-// keeps awake, begin to flood without a doorbell.
+// TestAQuietRingOnABusyThreadIsWatched has a ring at rest begin to flood without a
+// doorbell, on a thread that another ring keeps awake.
 func TestAQuietRingOnABusyThreadIsWatched(t *testing.T) {
 	testutil.NoLeaks(t)
 	g := ringtest.NewRig(t, newSharing, ringtest.Disk(t, 1<<20, false))
 	busy := g.Setup(t, ringtest.Config{SQ: 8, Flags: hostring.SetupSQPoll})
 	quiet := g.Setup(t, ringtest.Config{SQ: 256, Flags: hostring.SetupSQPoll})
-	for end := time.Now().Add(3 * time.Second); time.Now().Before(end); {
+	start := time.Now()
+	begin, done := make(chan struct{}), make(chan error, 1)
+	go func() {
+		<-begin
+		done <- quiet.FloodSilently(20 * time.Second)
+	}()
+	for {
 		if res := busy.Do(t, ringtest.NOP(1)); res != 0 {
 			t.Fatalf("NOP gives %d", res)
 		}
-	}
-	err := quiet.Flood(20 * time.Second)
-	var guest *uringpv.GuestError
-	if !errors.As(err, &guest) {
-		t.Errorf("the flood ended with %v, want a guest's error", err)
-	}
-}
-
-// sqThreads is how many SQ threads this process has.
-func sqThreads(t *testing.T) int {
-	t.Helper()
-	const tasks = "/proc/self/task/"
-	all, err := os.ReadDir(tasks)
-	if err != nil {
-		t.Fatal(err)
-	}
-	n := 0
-	for _, e := range all {
-		if comm, err := os.ReadFile(tasks + e.Name() + "/comm"); err == nil && strings.HasPrefix(string(comm), "iou-sqp-") {
-			n++
+		if begin != nil && time.Since(start) > direct.DefaultIdle+3*direct.Interval {
+			close(begin)
+			begin = nil
+		}
+		select {
+		case err := <-done:
+			var guest *uringpv.GuestError
+			if !errors.As(err, &guest) {
+				t.Errorf("the flood ended with %v, want a guest's error", err)
+			}
+			return
+		default:
 		}
 	}
-	return n
 }

@@ -18,8 +18,8 @@ import (
 // space for itself waits for no more than that, which is a millisecond.
 const step = 1 << 20
 
-// errClosed says that the pinning was given up.
-var errClosed = errors.New("closed before all guest RAM was pinned")
+// ErrClosed says that the pinning was given up.
+var ErrClosed = errors.New("closed before all guest RAM was pinned")
 
 // All is all guest RAM as registered buffers, for rings of this process to share. It
 // is pinned while the guest boots: the first time, that takes 2 to 3 µs for each page,
@@ -72,7 +72,7 @@ func (a *All) pin() error {
 		}
 		for len(b) > 0 {
 			if a.stop.Load() {
-				return errClosed
+				return ErrClosed
 			}
 			n := min(step, len(b))
 			if unix.Madvise(b[:n], unix.MADV_POPULATE_WRITE) != nil {

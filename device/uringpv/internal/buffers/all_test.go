@@ -1,6 +1,6 @@
 // SPDX-License-Identifier: Apache-2.0
 
-package buffers
+package buffers_test
 
 import (
 	"errors"
@@ -10,28 +10,12 @@ import (
 
 	"golang.org/x/sys/unix"
 
+	"github.com/uringpv/uringpv/device/uringpv/internal/buffers"
+	"github.com/uringpv/uringpv/device/uringpv/internal/ringtest"
 	"github.com/uringpv/uringpv/hostring"
 	"github.com/uringpv/uringpv/internal/testutil"
 	"github.com/uringpv/uringpv/memmap"
 )
-
-func newMemory(t *testing.T, size uint64) *memmap.Memory {
-	t.Helper()
-	l, err := memmap.NewLayout(size)
-	if err != nil {
-		t.Fatal(err)
-	}
-	m, err := memmap.New(l, memmap.Options{})
-	if err != nil {
-		t.Fatal(err)
-	}
-	t.Cleanup(func() {
-		if err := m.Close(); err != nil {
-			t.Error(err)
-		}
-	})
-	return m
-}
 
 // A ring that shares the buffers reads into guest RAM by their index.
 func TestRingsShareAllRAM(t *testing.T) {
@@ -39,8 +23,8 @@ func TestRingsShareAllRAM(t *testing.T) {
 	if f, _ := hostring.ProbeFeature(hostring.FeatureClone); f.Result == hostring.No {
 		t.Skipf("NOT TESTED: this host's kernel cannot share buffers: %v", f.Why)
 	}
-	m := newMemory(t, 64<<20)
-	a, err := PinAll(m)
+	m := ringtest.Memory(t, 64<<20)
+	a, err := buffers.PinAll(m)
 	if err != nil {
 		t.Fatal(err)
 	}
@@ -71,20 +55,9 @@ func TestRingsShareAllRAM(t *testing.T) {
 	if err != nil {
 		t.Fatal(err)
 	}
-	s, ok := r.SQE()
-	if !ok {
-		t.Fatal("no SQE free")
-	}
-	*s = hostring.SQE{Opcode: hostring.OpReadFixed, FD: int32(f.Fd()), Addr: uint64(to), Len: uint32(len(want))}
-	if _, err := r.Submit(); err != nil {
-		t.Fatal(err)
-	}
-	if err := r.WaitCQE(); err != nil {
-		t.Fatal(err)
-	}
-	var c [1]hostring.CQE
-	if n := r.Reap(c[:]); n != 1 || c[0].Res != int32(len(want)) {
-		t.Fatalf("%d completions: %+v", n, c[0])
+	c := ringtest.One(t, r, hostring.SQE{Opcode: hostring.OpReadFixed, FD: int32(f.Fd()), Addr: uint64(to), Len: uint32(len(want))})
+	if c.Res != int32(len(want)) {
+		t.Fatalf("READ_FIXED gives %d", c.Res)
 	}
 	got := make([]byte, len(want))
 	if err := m.ReadAt(got, at); err != nil || string(got) != want {
@@ -95,8 +68,8 @@ func TestRingsShareAllRAM(t *testing.T) {
 // Who faults RAM in has it all in memory, and nothing to share.
 func TestFaultInFindsEveryPage(t *testing.T) {
 	testutil.NeedIOUring(t)
-	m := newMemory(t, 64<<20)
-	a, err := FaultIn(m)
+	m := ringtest.Memory(t, 64<<20)
+	a, err := buffers.FaultIn(m)
 	if err != nil {
 		t.Fatal(err)
 	}
@@ -124,16 +97,16 @@ func TestFaultInFindsEveryPage(t *testing.T) {
 // A monitor that ends does not wait until gigabytes are pinned.
 func TestCloseGivesPinningUp(t *testing.T) {
 	testutil.NeedIOUring(t)
-	m := newMemory(t, 2<<30)
-	a, err := PinAll(m)
+	m := ringtest.Memory(t, 2<<30)
+	a, err := buffers.PinAll(m)
 	if err != nil {
 		t.Fatal(err)
 	}
 	if err := a.Close(); err != nil {
 		t.Fatal(err)
 	}
-	if err := a.Wait(); !errors.Is(err, errClosed) {
-		t.Errorf("after Close: %v, want %v", err, errClosed)
+	if err := a.Wait(); !errors.Is(err, buffers.ErrClosed) {
+		t.Errorf("after Close: %v, want %v", err, buffers.ErrClosed)
 	}
 	var st unix.Stat_t
 	if err := unix.Fstat(m.FD(), &st); err != nil {

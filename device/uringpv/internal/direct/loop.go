@@ -19,10 +19,9 @@ const (
 	// Interval is the time between two looks of the watchdog at an active ring.
 	Interval = 500 * time.Millisecond
 
-	// restInterval is that time for a ring that seems to be at rest, but may take SQEs
-	// again without a doorbell: one with a shared SQ thread, and an inexact one. It may
-	// have requests that nobody can see, whose completion makes the SQ thread
-	// take SQEs again without a doorbell.
+	// restInterval is that time for a ring that seems to be at rest, but whose SQ thread
+	// may take SQEs again without a doorbell: a shared thread that another ring keeps
+	// awake, or that of an inexact ring, when a request completes that nobody can see.
 	restInterval = 2 * time.Second
 
 	// MaxBehind is how many CQEs a guest may leave to the kernel, besides two CQ
@@ -253,8 +252,6 @@ func (r *Ring) watch() error {
 		r.moved = now
 	case now.Sub(r.moved) <= r.idle+Interval:
 	case r.inexact, r.thread != nil:
-		// Other rings may keep a shared thread awake, so that it takes SQEs without a
-		// doorbell.
 		r.next = now.Add(restInterval)
 	default:
 		r.next = time.Time{}

@@ -308,6 +308,25 @@ func (d *Guest) FloodWith(s hostring.SQE, limit time.Duration) error {
 	return nil
 }
 
+// FloodSilently is Flood without a doorbell: it goes on as long as the SQ thread is
+// awake for other reasons.
+func (d *Guest) FloodSilently(limit time.Duration) error {
+	s := NOP(1)
+	for deadline := time.Now().Add(limit); time.Now().Before(deadline); {
+		for range 1000 {
+			for d.Put(&s) {
+			}
+			d.sqTail.Swap(d.tail)
+		}
+		select {
+		case err := <-d.stopped:
+			return err
+		default:
+		}
+	}
+	return nil
+}
+
 // Stopped waits until the ring stops by itself and returns why.
 func (d *Guest) Stopped(t testing.TB) error {
 	t.Helper()

@@ -1,40 +1,23 @@
 // SPDX-License-Identifier: Apache-2.0
 
-package sqthread
+package sqthread_test
 
 import (
-	"os"
-	"strings"
 	"testing"
 	"time"
 
+	"github.com/uringpv/uringpv/device/uringpv/internal/ringtest"
+	"github.com/uringpv/uringpv/device/uringpv/internal/sqthread"
 	"github.com/uringpv/uringpv/hostring"
 	"github.com/uringpv/uringpv/internal/testutil"
 )
-
-// sqThreads is how many SQ threads this process has.
-func sqThreads(t *testing.T) int {
-	t.Helper()
-	const tasks = "/proc/self/task/"
-	all, err := os.ReadDir(tasks)
-	if err != nil {
-		t.Fatal(err)
-	}
-	n := 0
-	for _, e := range all {
-		if comm, err := os.ReadFile(tasks + e.Name() + "/comm"); err == nil && strings.HasPrefix(string(comm), "iou-sqp-") {
-			n++
-		}
-	}
-	return n
-}
 
 // eventually waits until the process has so many SQ threads.
 func eventually(t *testing.T, want int, when string) {
 	t.Helper()
 	got := 0
 	for range 500 {
-		if got = sqThreads(t); got == want {
+		if got = ringtest.SQThreads(t); got == want {
 			return
 		}
 		time.Sleep(10 * time.Millisecond)
@@ -42,7 +25,7 @@ func eventually(t *testing.T, want int, when string) {
 	t.Errorf("%s there are %d SQ threads, want %d", when, got, want)
 }
 
-func attach(t *testing.T, h *Hold) *hostring.Ring {
+func attach(t *testing.T, h *sqthread.Hold) *hostring.Ring {
 	t.Helper()
 	r, err := hostring.New(hostring.Config{
 		Entries: 4, Flags: hostring.SetupSQPoll | hostring.SetupAttachWQ, WQFD: h.FD(), SQThreadIdle: 10 * time.Millisecond,
@@ -55,20 +38,8 @@ func attach(t *testing.T, h *Hold) *hostring.Ring {
 
 func nop(t *testing.T, r *hostring.Ring) {
 	t.Helper()
-	s, ok := r.SQE()
-	if !ok {
-		t.Fatal("no SQE free")
-	}
-	*s = hostring.SQE{Opcode: hostring.OpNop}
-	if _, err := r.Submit(); err != nil {
-		t.Fatal(err)
-	}
-	if err := r.WaitCQE(); err != nil {
-		t.Fatal(err)
-	}
-	var c [1]hostring.CQE
-	if n := r.Reap(c[:]); n != 1 || c[0].Res != 0 {
-		t.Errorf("%d completions: %+v", n, c[0])
+	if c := ringtest.One(t, r, hostring.SQE{Opcode: hostring.OpNop}); c.Res != 0 {
+		t.Errorf("NOP gives %d", c.Res)
 	}
 }
 
@@ -76,11 +47,11 @@ func TestRingsShareOneThread(t *testing.T) {
 	testutil.NeedIOUring(t)
 	testutil.NoLeaks(t)
 	eventually(t, 0, "before")
-	a, err := Get(-1)
+	a, err := sqthread.Get(-1)
 	if err != nil {
 		t.Fatal(err)
 	}
-	b, err := Get(-1)
+	b, err := sqthread.Get(-1)
 	if err != nil {
 		t.Fatal(err)
 	}
@@ -113,16 +84,16 @@ func TestEachCPUHasAThread(t *testing.T) {
 	testutil.NeedIOUring(t)
 	testutil.NoLeaks(t)
 	eventually(t, 0, "before")
-	free, err := Get(-1)
+	free, err := sqthread.Get(-1)
 	if err != nil {
 		t.Fatal(err)
 	}
-	bound, err := Get(0)
+	bound, err := sqthread.Get(0)
 	if err != nil {
 		t.Skipf("NOT TESTED: nothing may be bound to CPU 0 here: %v", err)
 	}
 	eventually(t, 2, "free and bound to CPU 0")
-	for _, h := range []*Hold{free, bound} {
+	for _, h := range []*sqthread.Hold{free, bound} {
 		r := attach(t, h)
 		nop(t, r)
 		if err := r.Close(); err != nil {
