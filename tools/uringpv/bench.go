@@ -4,6 +4,7 @@ package main
 
 import (
 	"fmt"
+	"slices"
 	"time"
 
 	"github.com/spf13/cobra"
@@ -35,7 +36,8 @@ const (
 	maxDepth       = 1024
 	maxRounds      = 1000
 	maxBenchRings  = 16
-	maxBenchBuffer = 512 << 20 // of all rings
+	maxBenchBuffer = 512 << 20 // of all rings of a guest
+	maxBenchGuests = 64
 )
 
 // benchOptions is the command line of `uringpv bench`.
@@ -47,6 +49,8 @@ type benchOptions struct {
 	runtime   span
 	rounds    count
 	rings     count
+	guests    numbers
+	sqThread  choice
 	irq       choice
 	direct    bool
 	size      byteSize
@@ -59,15 +63,17 @@ type benchOptions struct {
 func newBenchOptions() *benchOptions {
 	all := []string{engineNative, enginePassthrough, engineIsolated, engineRelay, engineVirtio}
 	return &benchOptions{
-		engines: words{values: all, of: all},
-		rw:      choice{value: rwRandRead, of: []string{rwRandRead, rwRandWrite, rwRead, rwWrite, rwNop, rwFsync}, what: "NAME"},
-		block:   4096,
-		depths:  numbers{values: []int{1, 32, 128}, min: 1, max: maxDepth},
-		runtime: span{value: 3 * time.Second, min: 10 * time.Millisecond, max: time.Hour},
-		rounds:  count{value: 3, min: 1, max: maxRounds},
-		rings:   count{value: 1, min: 1, max: maxBenchRings},
-		irq:     choice{value: "off", of: []string{"on", "off"}},
-		size:    64 << 20,
+		engines:  words{values: all, of: all},
+		rw:       choice{value: rwRandRead, of: []string{rwRandRead, rwRandWrite, rwRead, rwWrite, rwNop, rwFsync}, what: "NAME"},
+		block:    4096,
+		depths:   numbers{values: []int{1, 32, 128}, min: 1, max: maxDepth},
+		runtime:  span{value: 3 * time.Second, min: 10 * time.Millisecond, max: time.Hour},
+		rounds:   count{value: 3, min: 1, max: maxRounds},
+		rings:    count{value: 1, min: 1, max: maxBenchRings},
+		guests:   numbers{values: []int{1}, min: 1, max: maxBenchGuests},
+		sqThread: choice{value: threadAuto, of: []string{threadAuto, threadOwn, threadShared}},
+		irq:      choice{value: "off", of: []string{"on", "off"}},
+		size:     64 << 20,
 	}
 }
 
@@ -110,11 +116,19 @@ making to its completion's being seen. VM exits are without those that the host'
 own interrupts cause. CPU is in processors: the vCPU's (native: the loop's) thread,
 the monitor's other threads, and the kernel's io_uring threads.
 
+With --guests N so many guests run the loop at the same time, each with a machine,
+a ring and a disk of its own, on one file; native and virtio-blk are measured with
+one. IOPS are then all guests' together, TO ONE is their ratio to one guest's in the
+same round, SLOWEST the slowest guest's to the fastest's, latencies are the worst
+guest's, and MiB EACH is the monitor's own memory, without guest RAM, divided by
+their number.
+
 Without --file the disk is a scratch file in the page cache, or with --direct on the
 file system of the directory for temporary files. What writes, writes over --file!`,
 		Example: `  uringpv bench
   uringpv bench --engine native,passthrough --iodepth 1,32,128 --rounds 9 --json bench.json
-  uringpv bench --direct --size 1G --rw randread --plot direct.svg`,
+  uringpv bench --direct --size 1G --rw randread --plot direct.svg
+  uringpv bench --engine passthrough --guests 1,8,32 --iodepth 32`,
 		RunE: func(cmd *cobra.Command, _ []string) error {
 			return o.run(cmd.Context(), cmd.Flags().Changed("size"), cmd.OutOrStdout(), cmd.ErrOrStderr())
 		},
@@ -131,6 +145,8 @@ file system of the directory for temporary files. What writes, writes over --fil
 	f.BoolVar(&o.direct, "direct", false, "bypass the host's page cache, O_DIRECT")
 	f.Var(&o.irq, "irq", "sleep until an interrupt comes instead of polling")
 	f.Var(&o.rings, "rings", "rings, all driven by the one loop")
+	f.Var(&o.guests, "guests", "guests at the same time, one or several numbers of them")
+	f.Var(&o.sqThread, "sqpoll-thread", "an SQ thread for each ring of passthrough, or one for all; auto: one if there are several guests")
 	f.StringVar(&o.json, "json", "", "write the rows to `PATH`; - is stdout, instead of the table")
 	f.StringVar(&o.plot, "plot", "", "draw IOPS and latencies to `PATH`, as SVG")
 	f.CountVarP(&o.verbosity, "verbose", "v", "log more to stderr; twice for debugging")
@@ -138,6 +154,7 @@ file system of the directory for temporary files. What writes, writes over --fil
 	mustComplete(cmd, "engine", o.engines.of)
 	mustComplete(cmd, "rw", o.rw.of)
 	mustComplete(cmd, "irq", o.irq.of)
+	mustComplete(cmd, "sqpoll-thread", o.sqThread.of)
 	return cmd
 }
 
@@ -150,6 +167,9 @@ func (o *benchOptions) validate(sizeGiven bool) error {
 	}
 	if sizeGiven && o.file != "" {
 		return usagef("--size is of the scratch file; leave it out with --file")
+	}
+	if n := slices.Max(o.guests.values); n > 1 && !o.readOnly() {
+		return usagef("--guests %d: several guests would write to the same disk, with --rw %s it is one", n, o.rw.value)
 	}
 	for _, depth := range o.depths.values {
 		if need := o.block * byteSize(depth*o.rings.value); need > maxBenchBuffer {

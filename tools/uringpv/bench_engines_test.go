@@ -4,15 +4,18 @@ package main
 
 import (
 	"bytes"
+	"context"
 	"encoding/json"
 	"encoding/xml"
 	"errors"
+	"fmt"
 	"io"
 	"os"
 	"path/filepath"
 	"runtime"
 	"slices"
 	"strings"
+	"sync"
 	"sync/atomic"
 	"testing"
 	"time"
@@ -154,6 +157,124 @@ func TestBenchMeasuresQEMU(t *testing.T) {
 		for _, r := range rows {
 			checkRow(t, r, r.RW == rwRandWrite || r.RW == rwRandRead)
 		}
+	}
+}
+
+// Several guests at once are one measurement, and native is measured with one.
+func TestBenchMeasuresSeveralGuests(t *testing.T) {
+	testutil.NeedKVM(t)
+	testutil.NeedIOUring(t)
+	for _, irq := range []string{"off", "on"} {
+		for _, e := range workingBackends(t) {
+			rows := benchRows(t, "--engine", "native,"+e, "--guests", "1,3", "--iodepth", "2", "--irq", irq)
+			if want := []string{engineNative, e, e}; !slices.Equal(engineNames(rows), want) {
+				t.Fatalf("rows of %v, want %v", engineNames(rows), want)
+			}
+			checkRow(t, rows[0], true)
+			checkRow(t, rows[1], true)
+			one, all := rows[1], rows[2]
+			if one.Guests != 1 || one.Memory == nil || one.Fairness != nil || one.ToOne != nil || rows[0].Memory != nil {
+				t.Errorf("%s, one guest: %+v", e, one)
+			}
+			if all.Guests != 3 || all.Errors != 0 || all.IOs == 0 || all.Ratio != nil || all.Missing["ratio"] == "" || all.KVMExits == nil ||
+				all.ToOne == nil || *all.ToOne <= 0 || all.Fairness == nil || *all.Fairness <= 0 || *all.Fairness > 1 || all.Lost != nil && *all.Lost != 0 {
+				t.Errorf("%s, three guests: %+v", e, all)
+			}
+			// They share a process; ring owners have nothing else.
+			if m := *all.Memory; m <= 0 || m > *one.Memory {
+				t.Errorf("%s: %.1f MiB for each of three guests, %.1f for one", e, m, *one.Memory)
+			}
+		}
+	}
+}
+
+// SQ threads of a benchmark's guests are as many as was asked for.
+func TestBenchSharesSQThreads(t *testing.T) {
+	testutil.NeedKVM(t)
+	testutil.NeedIOUring(t)
+	if !slices.Contains(workingBackends(t), backendPassthrough) {
+		t.Skip("this host has no passthrough")
+	}
+	for thread, want := range map[string]int{threadOwn: 4, threadAuto: 1, threadShared: 1} {
+		b := newCommand(t, "bench", "--rounds", "1", "--runtime", "700ms", "--size", "1M", "--engine", enginePassthrough, "--guests", "4", "--iodepth", "1", "--sqpoll-thread", thread)
+		if err := b.Start(); err != nil {
+			t.Fatal(err)
+		}
+		// A ring that is made or has ended may have a thread, too, for a while: what
+		// counts is what there is most of the time.
+		seen := map[int]int{}
+		end := make(chan struct{})
+		go func() {
+			defer close(end)
+			for {
+				n, alive := sqThreads(b.Process.Pid)
+				if !alive {
+					return
+				}
+				if n > 0 {
+					seen[n]++
+				}
+				time.Sleep(5 * time.Millisecond)
+			}
+		}()
+		status := b.finish()
+		<-end
+		if status != exitOK {
+			t.Fatalf("exit status %d: %s", status, &b.stderr)
+		}
+		often := 0
+		for n, times := range seen {
+			if times > seen[often] {
+				often = n
+			}
+		}
+		if often != want {
+			t.Errorf("--sqpoll-thread %s: four guests have mostly %d SQ threads, want %d; times for each number: %v", thread, often, want, seen)
+		}
+	}
+}
+
+// sqThreads is how many SQ threads a process has, if it is there.
+func sqThreads(pid int) (n int, alive bool) {
+	names, _ := filepath.Glob(fmt.Sprintf("/proc/%d/task/*/comm", pid))
+	for _, name := range names {
+		if comm, err := os.ReadFile(name); err == nil && strings.HasPrefix(string(comm), "iou-sqp-") {
+			n++
+		}
+	}
+	return n, len(names) > 0
+}
+
+// A guest that fails ends the wait of the others, and all that meet see the same.
+func TestGuestsMeet(t *testing.T) {
+	const n = 3
+	m := newMeeting(n)
+	ctx, cancel := context.WithCancelCause(t.Context())
+	failed := errors.New("failed")
+	var all sync.WaitGroup
+	var got [n]cpuTimes
+	for range 50 {
+		for i := range n {
+			all.Go(func() {
+				var err error
+				if got[i], err = m.arrive(ctx, i); err != nil {
+					t.Errorf("guest %d: %v", i, err)
+				}
+			})
+		}
+		all.Wait()
+		if got[0].at.IsZero() || got[1] != got[0] || got[2] != got[0] || m.memory <= 0 {
+			t.Fatalf("they have seen %+v", got)
+		}
+	}
+	var errs [n]error
+	for i := range n - 1 {
+		all.Go(func() { _, errs[i] = m.arrive(ctx, i) })
+	}
+	cancel(failed)
+	all.Wait()
+	if !errors.Is(errs[0], failed) || !errors.Is(errs[1], failed) {
+		t.Errorf("who waits for one that has failed is told %v", errs)
 	}
 }
 

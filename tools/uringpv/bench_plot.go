@@ -54,11 +54,8 @@ func (r *benchReport) writePlot(path string) (err error) {
 
 // drawPlot writes the drawing as SVG.
 func (r *benchReport) drawPlot(w io.Writer) error {
-	depths := map[int]bool{}
-	for _, s := range r.rows {
-		depths[s.Depth] = true
-	}
-	canvas := vgsvg.New(plotColumn*vg.Length(max(len(depths), plotMinColumns)), plotHeight)
+	columns, _ := r.columns()
+	canvas := vgsvg.New(plotColumn*vg.Length(max(len(columns), plotMinColumns)), plotHeight)
 	if err := r.drawOn(draw.New(canvas)); err != nil {
 		return err
 	}
@@ -66,22 +63,32 @@ func (r *benchReport) drawPlot(w io.Writer) error {
 	return err
 }
 
-func (r *benchReport) drawOn(all draw.Canvas) error {
-	var depths []int
-	byDepth := map[int][]row{}
+// columns are the rows side by side in one column, by its heading, and the headings
+// in order.
+func (r *benchReport) columns() (names []string, rows map[string][]row) {
+	rows = map[string][]row{}
 	for _, s := range r.rows {
-		if byDepth[s.Depth] == nil {
-			depths = append(depths, s.Depth)
+		name := fmt.Sprintf("depth %d", s.Depth)
+		if s.Guests > 1 {
+			name = fmt.Sprintf("%d guests, depth %d", s.Guests, s.Depth)
 		}
-		byDepth[s.Depth] = append(byDepth[s.Depth], s)
+		if rows[name] == nil {
+			names = append(names, name)
+		}
+		rows[name] = append(rows[name], s)
 	}
+	return names, rows
+}
+
+func (r *benchReport) drawOn(all draw.Canvas) error {
+	columns, rows := r.columns()
 	plots := make([][]*plot.Plot, 2)
-	for _, depth := range depths {
-		rate, err := ratePlot(depth, byDepth[depth])
+	for i, name := range columns {
+		rate, err := ratePlot(name, rows[name])
 		if err != nil {
 			return err
 		}
-		times, err := latencyPlot(byDepth[depth], depth == depths[0])
+		times, err := latencyPlot(rows[name], i == 0)
 		if err != nil {
 			return err
 		}
@@ -100,7 +107,7 @@ func (r *benchReport) drawOn(all draw.Canvas) error {
 	all.FillText(head, vg.Point{X: all.Center().X, Y: all.Max.Y - 32}, fmt.Sprintf("%s, Linux %s, %d CPUs; medians of %d rounds of %gs; ×: to native in the same round",
 		c.KVM, c.Kernel, c.CPUs, r.rounds, c.RuntimeMS/1000))
 	body := draw.Crop(all, 10, -10, 10, -plotHead)
-	tiles := draw.Tiles{Rows: 2, Cols: len(depths), PadX: 12, PadY: 16}
+	tiles := draw.Tiles{Rows: 2, Cols: len(columns), PadX: 12, PadY: 16}
 	for i, line := range plot.Align(plots, tiles, body) {
 		for j, c := range line {
 			plots[i][j].Draw(c)
@@ -123,9 +130,9 @@ func engineAxis(p *plot.Plot, rows []row) {
 }
 
 // ratePlot has a bar for each engine.
-func ratePlot(depth int, rows []row) (*plot.Plot, error) {
+func ratePlot(title string, rows []row) (*plot.Plot, error) {
 	p := plot.New()
-	p.Title.Text = fmt.Sprintf("depth %d", depth)
+	p.Title.Text = title
 	p.Add(plotter.NewGrid())
 	most := 0.0
 	for i, s := range rows {
@@ -137,6 +144,9 @@ func ratePlot(depth int, rows []row) (*plot.Plot, error) {
 		label := si(s.IOPS)
 		if s.Ratio != nil && s.Engine != engineNative {
 			label += fmt.Sprintf("\n%.2f×", *s.Ratio)
+		}
+		if s.ToOne != nil {
+			label += fmt.Sprintf("\n%.2f× one", *s.ToOne)
 		}
 		words, err := labelAt(float64(i), s.IOPS, label)
 		if err != nil {

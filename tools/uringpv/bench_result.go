@@ -6,17 +6,17 @@ import (
 	"encoding/json"
 	"fmt"
 	"io"
+	"maps"
 	"os"
 	"slices"
 	"strings"
 	"text/tabwriter"
 )
 
-// sample is one measurement: one engine at one depth in one round.
+// sample is one measurement, in one round.
 type sample struct {
+	setting
 	Round   int
-	Engine  string
-	Depth   int
 	IOs     uint64
 	Seconds float64
 	Errors  uint64
@@ -28,6 +28,9 @@ type sample struct {
 	// Of the stretch that was measured. Counts that an engine does not have are nil.
 	KVMExits, VMMSyscalls, IRQs *uint64
 	Lost                        *uint64 // with interrupts
+
+	Fairness float64 // the slowest guest's IOPS to the fastest's
+	Memory   int64   // own memory for all guests, in bytes; 0: not of this process
 }
 
 func (s *sample) iops() float64 { return float64(s.IOs) / s.Seconds }
@@ -54,6 +57,7 @@ type row struct {
 	RW     string `json:"rw"`
 	Block  uint64 `json:"bs"`
 	Depth  int    `json:"iodepth"`
+	Guests int    `json:"guests"` // at the same time; what follows is of all of them together
 
 	IOPS        float64  `json:"iops"`
 	MiBs        float64  `json:"mib_s"`
@@ -68,6 +72,16 @@ type row struct {
 	Ratio    *float64 `json:"ratio"`
 	RatioMin *float64 `json:"ratio_min"`
 	RatioMax *float64 `json:"ratio_max"`
+
+	// Of several guests: their IOPS to one guest's in the same round, if one was
+	// measured too, and the slowest guest's IOPS to the fastest's.
+	ToOne    *float64 `json:"to_one_guest,omitempty"`
+	ToOneMin *float64 `json:"to_one_guest_min,omitempty"`
+	ToOneMax *float64 `json:"to_one_guest_max,omitempty"`
+	Fairness *float64 `json:"slowest_to_fastest,omitempty"`
+	// The own memory of the monitor's process and of its ring owners for each guest,
+	// in MiB, without guest RAM; null where the loop is not in a guest of this program.
+	Memory *float64 `json:"own_memory_mib"`
 
 	IOs         uint64    `json:"ios"`             // of all rounds
 	Batches     float64   `json:"batches_per_io"`  // times that there were completions to take
@@ -103,39 +117,24 @@ type benchReport struct {
 // runSkip is an engine that this host cannot run.
 type runSkip struct{ Engine, Why string }
 
-// summarize makes the rows, in the order of depths and engines.
-func (r *benchReport) summarize(depths []int, engines []string) {
+// summarize makes the rows, in the order of the settings.
+func (r *benchReport) summarize(all []setting) {
 	r.rows = []row{}
-	for _, depth := range depths {
-		for _, engine := range engines {
-			if row, ok := r.row(engine, depth); ok {
-				r.rows = append(r.rows, row)
-			}
+	for _, s := range all {
+		if row, ok := r.row(s); ok {
+			r.rows = append(r.rows, row)
 		}
 	}
 }
 
-// row is the row of one engine at one depth, if there are measurements.
-func (r *benchReport) row(engine string, depth int) (row, bool) {
-	native := map[int]float64{}
-	var of []*sample
-	for i := range r.samples {
-		switch s := &r.samples[i]; {
-		case s.Depth != depth:
-		case s.Engine == engine:
-			of = append(of, s)
-			fallthrough
-		default:
-			if s.Engine == engineNative {
-				native[s.Round] = s.iops()
-			}
-		}
-	}
+// row is the row of one setting over all rounds, if there are measurements.
+func (r *benchReport) row(what setting) (row, bool) {
+	of := r.of(what)
 	if len(of) == 0 {
 		return row{}, false
 	}
 	out := r.common
-	out.Engine, out.Depth, out.Missing = engine, depth, r.missing[engine]
+	out.Engine, out.Depth, out.Guests, out.Missing = what.Engine, what.Depth, what.Guests, r.missing[what.Engine]
 	middle := func(get func(*sample) float64) float64 {
 		var v []float64
 		for _, s := range of {
@@ -150,23 +149,13 @@ func (r *benchReport) row(engine string, depth int) (row, bool) {
 	out.CPU.VCPU = middle(func(s *sample) float64 { return s.CPU.VCPU })
 	out.CPU.VMM = middle(func(s *sample) float64 { return s.CPU.VMM })
 	out.CPU.Kernel = middle(func(s *sample) float64 { return s.CPU.Kernel })
-	var ratios []float64
 	batches := uint64(0)
 	for _, s := range of {
 		out.IOs += s.IOs
 		out.Errors += s.Errors
 		batches += s.Batches
 		out.IOPSByRound = append(out.IOPSByRound, s.iops())
-		if base := native[s.Round]; base > 0 {
-			ratios = append(ratios, s.iops()/base)
-		}
-		if s.Lost != nil {
-			n := *s.Lost
-			if out.Lost != nil {
-				n += *out.Lost
-			}
-			out.Lost = &n
-		}
+		out.Lost = plus(out.Lost, s.Lost)
 	}
 	if r.common.RW != rwNop && r.common.RW != rwFsync {
 		out.MiBs = out.IOPS * float64(out.Block) / (1 << 20)
@@ -175,11 +164,50 @@ func (r *benchReport) row(engine string, depth int) (row, bool) {
 	out.KVMExits = perIO(of, func(s *sample) *uint64 { return s.KVMExits })
 	out.VMMSyscalls = perIO(of, func(s *sample) *uint64 { return s.VMMSyscalls })
 	out.IRQs = perIO(of, func(s *sample) *uint64 { return s.IRQs })
-	if len(ratios) > 0 {
-		mid, least, most := median(ratios), slices.Min(ratios), slices.Max(ratios)
-		out.Ratio, out.RatioMin, out.RatioMax = &mid, &least, &most
+	if each := middle(func(s *sample) float64 { return float64(s.Memory) / float64(what.Guests) / (1 << 20) }); each > 0 {
+		out.Memory = &each
 	}
+	if what.Guests == 1 {
+		out.Ratio, out.RatioMin, out.RatioMax = ratios(of, r.of(setting{engineNative, what.Depth, 1}))
+		return out, true
+	}
+	fair := middle(func(s *sample) float64 { return s.Fairness })
+	out.Fairness = &fair
+	out.ToOne, out.ToOneMin, out.ToOneMax = ratios(of, r.of(setting{what.Engine, what.Depth, 1}))
+	out.Missing = maps.Clone(out.Missing)
+	out.Missing["ratio"] = "native is one loop, these are several"
 	return out, true
+}
+
+// of are the measurements of one setting.
+func (r *benchReport) of(what setting) []*sample {
+	var of []*sample
+	for i := range r.samples {
+		if s := &r.samples[i]; s.setting == what {
+			of = append(of, s)
+		}
+	}
+	return of
+}
+
+// ratios are IOPS to those of base in the same round, nil if there are none: the
+// median, the smallest and the largest.
+func ratios(of, base []*sample) (mid, least, most *float64) {
+	rounds := map[int]float64{}
+	for _, s := range base {
+		rounds[s.Round] = s.iops()
+	}
+	var all []float64
+	for _, s := range of {
+		if iops := rounds[s.Round]; iops > 0 {
+			all = append(all, s.iops()/iops)
+		}
+	}
+	if len(all) == 0 {
+		return nil, nil, nil
+	}
+	m, l, h := median(all), slices.Min(all), slices.Max(all)
+	return &m, &l, &h
 }
 
 // perIO is a count for each I/O, over the samples that have it.
@@ -213,7 +241,7 @@ func (r *benchReport) failures() error {
 	var all []string
 	for i := range r.samples {
 		if s := &r.samples[i]; s.Errors > 0 {
-			all = append(all, fmt.Sprintf("%s at depth %d: %d of %d requests failed (%s)", s.Engine, s.Depth, s.Errors, s.IOs, s.Why))
+			all = append(all, fmt.Sprintf("%s: %d of %d requests failed (%s)", s.setting, s.Errors, s.IOs, s.Why))
 		}
 	}
 	if all == nil {
@@ -237,28 +265,35 @@ func (r *benchReport) writeTable(w io.Writer) error {
 		return err
 	}
 	tw := tabwriter.NewWriter(w, 0, 0, 2, ' ', tabwriter.AlignRight)
-	fmt.Fprintln(tw, "DEPTH\tENGINE\tIOPS\tMiB/s\tTO NATIVE\tSPREAD\tP50 µs\tP99\tP99.9\tEXITS/IO\tSYSCALLS/IO\tIRQS/IO\tvCPU\tVMM\tKERNEL\t")
+	several := slices.ContainsFunc(r.rows, func(s row) bool { return s.Guests > 1 })
+	guests, scale := "", ""
+	if several {
+		guests, scale = "GUESTS\t", "TO ONE\tSPREAD\tSLOWEST\tMiB EACH\t"
+	}
+	fmt.Fprintf(tw, "%sDEPTH\tENGINE\tIOPS\t%sMiB/s\tTO NATIVE\tSPREAD\tP50 µs\tP99\tP99.9\tEXITS/IO\tSYSCALLS/IO\tIRQS/IO\tvCPU\tVMM\tKERNEL\t\n", guests, scale)
 	lost, busy := uint64(0), 0
 	for i := range r.rows {
 		s := &r.rows[i]
-		ratio, spread := "-", "-"
-		if s.Ratio != nil {
-			ratio = fmt.Sprintf("%.3f", *s.Ratio)
-			if s.Engine != engineNative {
-				spread = fmt.Sprintf("%.3f to %.3f", *s.RatioMin, *s.RatioMax)
-			}
+		if several {
+			ratio, spread := ratioWords(s.ToOne, s.ToOneMin, s.ToOneMax)
+			guests = fmt.Sprintf("%d\t", s.Guests)
+			scale = fmt.Sprintf("%s\t%s\t%s\t%s\t", ratio, spread, digits("%.2f", s.Fairness), digits("%.1f", s.Memory))
+		}
+		ratio, spread := ratioWords(s.Ratio, s.RatioMin, s.RatioMax)
+		if s.Engine == engineNative {
+			spread = "-"
 		}
 		mibs := "-"
 		if s.MiBs > 0 {
 			mibs = fmt.Sprintf("%.0f", s.MiBs)
 		}
-		fmt.Fprintf(tw, "%d\t%s\t%.0f\t%s\t%s\t%s\t%s\t%s\t%s\t%s\t%s\t%s\t%.2f\t%.2f\t%.2f\t\n", s.Depth, s.Engine, s.IOPS, mibs, ratio, spread,
+		fmt.Fprintf(tw, "%s%d\t%s\t%.0f\t%s%s\t%s\t%s\t%s\t%s\t%s\t%s\t%s\t%s\t%.2f\t%.2f\t%.2f\t\n", guests, s.Depth, s.Engine, s.IOPS, scale, mibs, ratio, spread,
 			micros(s.Latency.P50), micros(s.Latency.P99), micros(s.Latency.P999),
 			rate(s.KVMExits), rate(s.VMMSyscalls), rate(s.IRQs), s.CPU.VCPU, s.CPU.VMM, s.CPU.Kernel)
 		if s.Lost != nil {
 			lost += *s.Lost
 		}
-		if !s.IRQ && s.CPU.VCPU < quietVCPU {
+		if !s.IRQ && s.Guests <= 1 && s.CPU.VCPU < quietVCPU {
 			busy++
 		}
 	}
@@ -282,6 +317,22 @@ func (r *benchReport) writeTable(w io.Writer) error {
 		}
 	}
 	return nil
+}
+
+// ratioWords are a ratio's median, and its spread in words.
+func ratioWords(mid, least, most *float64) (ratio, spread string) {
+	if mid == nil {
+		return "-", "-"
+	}
+	return fmt.Sprintf("%.3f", *mid), fmt.Sprintf("%.3f to %.3f", *least, *most)
+}
+
+// digits writes a number that there may not be.
+func digits(format string, v *float64) string {
+	if v == nil {
+		return "-"
+	}
+	return fmt.Sprintf(format, *v)
 }
 
 // micros writes a time of so many microseconds with three digits.

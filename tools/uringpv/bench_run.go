@@ -4,15 +4,17 @@ package main
 
 import (
 	"bytes"
+	"cmp"
 	"context"
 	"errors"
 	"fmt"
 	"io"
 	"log/slog"
-	"math/bits"
+	"math"
 	"os"
 	"os/exec"
 	"runtime"
+	"slices"
 	"strconv"
 	"strings"
 	"syscall"
@@ -22,7 +24,6 @@ import (
 
 	"github.com/uringpv/uringpv/guest/bare"
 	"github.com/uringpv/uringpv/images"
-	"github.com/uringpv/uringpv/vmm"
 )
 
 // run measures what the command line asks for.
@@ -61,7 +62,7 @@ func (o *benchOptions) run(ctx context.Context, sizeGiven bool, stdout, stderr i
 	if err := b.rounds(ctx, engines, r, progressTo(stderr)); err != nil {
 		return endedBy(ctx, err)
 	}
-	r.summarize(o.depths.values, engines)
+	r.summarize(o.settings(engines))
 	if err := o.show(r, stdout); err != nil {
 		return err
 	}
@@ -113,7 +114,7 @@ func (b *bencher) working(ctx context.Context, r *benchReport) ([]string, error)
 	for _, e := range b.options.engines.values {
 		err := b.cannot(e)
 		if err == nil {
-			_, err = b.measure(ctx, e, b.options.depths.values[0], warmUp)
+			_, err = b.measure(ctx, setting{e, b.options.depths.values[0], b.options.most(e)}, warmUp)
 		}
 		switch {
 		case err == nil:
@@ -167,30 +168,70 @@ func (b *bencher) missing(engine string) missing {
 	return m
 }
 
+// setting is one thing that is measured.
+type setting struct {
+	Engine string
+	Depth  int
+	Guests int
+}
+
+// String is for a progress line and an error.
+func (s setting) String() string {
+	if s.Guests == 1 {
+		return fmt.Sprintf("%s at depth %d", s.Engine, s.Depth)
+	}
+	return fmt.Sprintf("%d guests on %s at depth %d", s.Guests, s.Engine, s.Depth)
+}
+
+// inGuest says whether an engine is measured in this program's own guests, of which
+// there may be several.
+func inGuest(engine string) bool { return engine != engineNative && engine != engineVirtio }
+
+// most is the largest number of guests that an engine is measured with.
+func (o *benchOptions) most(engine string) int {
+	if !inGuest(engine) {
+		return 1
+	}
+	return slices.Max(o.guests.values)
+}
+
+// settings are all that is measured with these engines, in the report's order.
+func (o *benchOptions) settings(engines []string) []setting {
+	var all []setting
+	for _, guests := range o.guests.values {
+		for _, depth := range o.depths.values {
+			for _, e := range engines {
+				if guests == 1 || inGuest(e) {
+					all = append(all, setting{e, depth, guests})
+				}
+			}
+		}
+	}
+	return all
+}
+
 // rounds lets the engines take turns.
 func (b *bencher) rounds(ctx context.Context, engines []string, r *benchReport, progress func(string)) error {
 	defer progress("")
 	begun := time.Now()
-	done, all := 0, b.options.rounds.value*len(b.options.depths.values)*len(engines)
+	done, all := 0, b.options.rounds.value*len(b.options.settings(engines))
 	for round := 1; round <= b.options.rounds.value; round++ {
-		for _, depth := range b.options.depths.values {
-			for i := range engines {
-				// Each round begins with another engine, so that none of them
-				// always runs after the same one.
-				e := engines[(i+round)%len(engines)]
-				left := ""
-				if done > 0 {
-					left = fmt.Sprintf(", %v left", (time.Since(begun) / time.Duration(done) * time.Duration(all-done)).Round(time.Second))
-				}
-				progress(fmt.Sprintf("round %d of %d, depth %d, %s%s", round, b.options.rounds.value, depth, e, left))
-				s, err := b.measure(ctx, e, depth, b.options.runtime.value)
-				if err != nil {
-					return fmt.Errorf("%s at depth %d: %w", e, depth, err)
-				}
-				s.Round = round
-				r.samples = append(r.samples, s)
-				done++
+		// Each round begins with another engine, so that none of them always runs
+		// after the same one.
+		turn := slices.Concat(engines[round%len(engines):], engines[:round%len(engines)])
+		for _, s := range b.options.settings(turn) {
+			left := ""
+			if done > 0 {
+				left = fmt.Sprintf(", %v left", (time.Since(begun) / time.Duration(done) * time.Duration(all-done)).Round(time.Second))
 			}
+			progress(fmt.Sprintf("round %d of %d, %s%s", round, b.options.rounds.value, s, left))
+			m, err := b.measure(ctx, s, b.options.runtime.value)
+			if err != nil {
+				return fmt.Errorf("%s: %w", s, err)
+			}
+			m.Round = round
+			r.samples = append(r.samples, m)
+			done++
 		}
 	}
 	return nil
@@ -242,41 +283,66 @@ func (s *stretch) count(name string) *uint64 {
 }
 
 // measure runs one engine once.
-func (b *bencher) measure(ctx context.Context, engine string, depth int, length time.Duration) (sample, error) {
+func (b *bencher) measure(ctx context.Context, what setting, length time.Duration) (sample, error) {
 	// An engine that loses a request waits for ever.
 	limit := 2*length + 30*time.Second
 	ctx, cancel := context.WithTimeoutCause(ctx, limit, fmt.Errorf("a measurement of %v has not ended after %v", length, limit))
 	defer cancel()
 	o := b.options
-	args := fmt.Sprintf("depth=%d bs=%d ms=%d rw=%s rings=%d irq=%s", depth, o.block, max(1, length.Milliseconds()), o.rw.value, o.rings.value, o.irq.value)
-	var st stretch
+	args := fmt.Sprintf("depth=%d bs=%d ms=%d rw=%s rings=%d irq=%s", what.Depth, o.block, max(1, length.Milliseconds()), o.rw.value, o.rings.value, o.irq.value)
+	all := make([]stretch, what.Guests)
+	s := sample{setting: what}
 	var err error
-	s := sample{Engine: engine, Depth: depth}
-	switch engine {
+	switch what.Engine {
 	case engineNative:
-		err = b.native(ctx, args, &st)
+		err = b.native(ctx, args, &all[0])
 	case engineVirtio:
-		err = b.virtio(ctx, depth, args, length, &st)
+		err = b.virtio(ctx, what.Depth, args, length, &all[0])
 	default:
-		err = b.guest(ctx, engine, depth, args, &st)
+		s.Memory, err = b.guests(ctx, what, args, all)
 	}
 	if err != nil {
 		return sample{}, err
 	}
-	ns := st.values["ns"]
-	s.IOs, s.Seconds, s.Errors, s.Batches, s.CPU = st.values["ios"], float64(ns)/1e9, st.values["errors"], st.values["batches"], st.cpu
-	if s.IOs == 0 || ns == 0 {
-		return sample{}, fmt.Errorf("no measurement: %d I/Os in %d ns", s.IOs, ns)
+	return s, s.sum(all)
+}
+
+// sum adds up what the loops have said, of which there is at least one.
+func (s *sample) sum(all []stretch) error {
+	rate, slowest, fastest := 0.0, math.Inf(1), 0.0
+	for i := range all {
+		st := &all[i]
+		ios, ns := st.values["ios"], st.values["ns"]
+		if ios == 0 || ns == 0 {
+			return fmt.Errorf("no measurement: %d I/Os in %d ns", ios, ns)
+		}
+		iops := float64(ios) / (float64(ns) / 1e9)
+		rate, slowest, fastest = rate+iops, min(slowest, iops), max(fastest, iops)
+		s.IOs += ios
+		s.Batches += st.values["batches"]
+		if errors := st.values["errors"]; errors > 0 {
+			s.Errors += errors
+			s.Why = strings.Join(st.text, "; ")
+		}
+		us := func(name string) float64 { return float64(st.values[name]) / 1000 }
+		s.Latency = latency{P50: max(s.Latency.P50, us("lat_p50")), P99: max(s.Latency.P99, us("lat_p99")), P999: max(s.Latency.P999, us("lat_p999"))}
+		if s.Engine != engineNative {
+			s.KVMExits, s.VMMSyscalls = plus(s.KVMExits, st.count("kvm_exits")), plus(s.VMMSyscalls, st.count("vmm_syscalls"))
+			s.IRQs, s.Lost = plus(s.IRQs, st.count("irqs")), plus(s.Lost, st.count("lost"))
+		}
 	}
-	if s.Errors > 0 {
-		s.Why = strings.Join(st.text, "; ")
+	s.Seconds, s.Fairness = float64(s.IOs)/rate, slowest/fastest
+	s.CPU = all[0].cpu // guests begin and end together
+	return nil
+}
+
+// plus adds counts of which there may be none.
+func plus(a, b *uint64) *uint64 {
+	if a == nil || b == nil {
+		return cmp.Or(a, b)
 	}
-	us := func(name string) float64 { return float64(st.values[name]) / 1000 }
-	s.Latency = latency{P50: us("lat_p50"), P99: us("lat_p99"), P999: us("lat_p999")}
-	if engine != engineNative {
-		s.KVMExits, s.VMMSyscalls, s.IRQs, s.Lost = st.count("kvm_exits"), st.count("vmm_syscalls"), st.count("irqs"), st.count("lost")
-	}
-	return s, nil
+	sum := *a + *b
+	return &sum
 }
 
 // benchMemory is the RAM of a benchmark's guest, without its buffers, in bytes.
@@ -286,28 +352,6 @@ const benchMemory = 32 << 20
 func (b *bencher) memory(depth int) byteSize {
 	buffers := byteSize(depth*b.options.rings.value) * b.options.block
 	return benchMemory + (buffers+(2<<20)-1)&^((2<<20)-1)
-}
-
-// guest measures a guest on a backend.
-func (b *bencher) guest(ctx context.Context, backend string, depth int, args string, st *stretch) error {
-	d := b.disk
-	d.Rings, d.Entries = b.options.rings.value, 1<<bits.Len(uint(max(depth-1, 0)))
-	ctx, cancel := context.WithCancelCause(ctx)
-	defer cancel(nil)
-	line := st.listen(func() (cpuTimes, error) {
-		// Lines come on the vCPU's own thread.
-		tid := unix.Gettid()
-		return readCPU(os.Getpid(), func(t int, _ string) bool { return t == tid })
-	}, cancel)
-	m := machine{
-		memory: b.memory(depth), cpus: 1, disk: d, backend: vmm.Choice(backend),
-		cmdline: "guest=bench device=0 " + args, log: b.log, begin: func(vmm.Chosen) {}, line: line,
-	}
-	out, err := m.run(ctx)
-	if err == nil && out.exit.Code != 0 {
-		err = out.gaveUp()
-	}
-	return err
 }
 
 // child is another program that runs the loop.

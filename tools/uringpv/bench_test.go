@@ -18,7 +18,7 @@ func TestRatiosAreTakenWithinARound(t *testing.T) {
 	// The host is three times as slow in the second round; the guest keeps pace.
 	zero := ptr(uint64(0))
 	measured := func(round int, engine string, depth int, ios uint64) sample {
-		s := sample{Round: round, Engine: engine, Depth: depth, IOs: ios, Seconds: 2, Batches: ios / 2, Latency: latency{P50: float64(round)}}
+		s := sample{setting: setting{engine, depth, 1}, Round: round, IOs: ios, Seconds: 2, Batches: ios / 2, Latency: latency{P50: float64(round)}}
 		if engine != engineNative {
 			s.KVMExits, s.VMMSyscalls, s.IRQs = ptr(uint64(round)), zero, zero
 		}
@@ -34,7 +34,7 @@ func TestRatiosAreTakenWithinARound(t *testing.T) {
 		},
 		missing: map[string]missing{"native": {"irqs_per_io": "none"}},
 	}
-	r.summarize([]int{1, 32}, []string{"native", "relay", "isolated"})
+	r.summarize((&benchOptions{depths: numbers{values: []int{1, 32}}, guests: numbers{values: []int{1}}}).settings([]string{"native", "relay", "isolated"}))
 	want := []row{
 		{
 			Engine: "native", Depth: 1, IOPS: 900, MiBs: 900, Latency: latency{P50: 2}, Ratio: ptr(1.0), RatioMin: ptr(1.0), RatioMax: ptr(1.0),
@@ -50,7 +50,7 @@ func TestRatiosAreTakenWithinARound(t *testing.T) {
 		},
 	}
 	for i := range want {
-		want[i].RW, want[i].Block, want[i].KVM = rwRandRead, 1<<20, "kvm-amd"
+		want[i].RW, want[i].Block, want[i].KVM, want[i].Guests = rwRandRead, 1<<20, "kvm-amd", 1
 	}
 	if diff := cmp.Diff(want, r.rows); diff != "" {
 		t.Errorf("rows (-want +got):\n%s", diff)
@@ -61,11 +61,11 @@ func TestLostInterruptsAndFailuresAreSaid(t *testing.T) {
 	r := &benchReport{
 		common: row{RW: rwFsync, Block: 4096},
 		samples: []sample{
-			{Round: 1, Engine: "isolated", Depth: 1, IOs: 10, Seconds: 1, Lost: ptr(uint64(1)), Errors: 3, Why: "the first error is -5"},
-			{Round: 2, Engine: "isolated", Depth: 1, IOs: 10, Seconds: 1, Lost: ptr(uint64(2))},
+			{setting: setting{"isolated", 1, 1}, Round: 1, IOs: 10, Seconds: 1, Lost: ptr(uint64(1)), Errors: 3, Why: "the first error is -5"},
+			{setting: setting{"isolated", 1, 1}, Round: 2, IOs: 10, Seconds: 1, Lost: ptr(uint64(2))},
 		},
 	}
-	r.summarize([]int{1}, []string{"isolated"})
+	r.summarize([]setting{{"isolated", 1, 1}})
 	if len(r.rows) != 1 || *r.rows[0].Lost != 3 || r.rows[0].Errors != 3 || r.rows[0].MiBs != 0 || r.rows[0].Ratio != nil {
 		t.Fatalf("%+v", r.rows)
 	}
@@ -156,6 +156,50 @@ passthrough is left out: no lockable memory
 `
 	if diff := cmp.Diff(want, b.String()); diff != "" {
 		t.Errorf("table (-want +got):\n%s", diff)
+	}
+}
+
+func TestGuestsTogether(t *testing.T) {
+	loop := func(ios, ns, p50 uint64) stretch {
+		return stretch{values: map[string]uint64{"ios": ios, "ns": ns, "lat_p50": p50, "batches": 2, "kvm_exits": 3, "irqs": 1}, cpu: cpuUse{VCPU: 1.5}}
+	}
+	s := sample{setting: setting{"relay", 1, 2}, Memory: 10 << 20}
+	// 1000 and 500 I/Os a second.
+	if err := s.sum([]stretch{loop(2000, 2e9, 7000), loop(500, 1e9, 9000)}); err != nil {
+		t.Fatal(err)
+	}
+	want := sample{
+		setting: setting{"relay", 1, 2}, IOs: 2500, Seconds: 2500.0 / 1500, Batches: 4, Latency: latency{P50: 9}, CPU: cpuUse{VCPU: 1.5},
+		KVMExits: ptr(uint64(6)), IRQs: ptr(uint64(2)), Fairness: 0.5, Memory: 10 << 20,
+	}
+	if diff := cmp.Diff(want, s, cmp.AllowUnexported(sample{})); diff != "" {
+		t.Errorf("(-want +got):\n%s", diff)
+	}
+	if err := new(sample).sum([]stretch{loop(1, 1, 1), {}}); err == nil {
+		t.Error("a guest that did nothing is no measurement")
+	}
+
+	one := sample{setting: setting{"relay", 1, 1}, Round: 1, IOs: 2000, Seconds: 1, Memory: 8 << 20}
+	s.Round = 1
+	r := &benchReport{samples: []sample{one, s}, missing: map[string]missing{"relay": {}}}
+	r.summarize((&benchOptions{depths: numbers{values: []int{1}}, guests: numbers{values: []int{1, 2}}}).settings([]string{"native", "relay"}))
+	if len(r.rows) != 2 || *r.rows[1].ToOne != 0.75 || *r.rows[1].Fairness != 0.5 || *r.rows[1].Memory != 5 || *r.rows[0].Memory != 8 {
+		t.Errorf("%+v", r.rows)
+	}
+	var b bytes.Buffer
+	if err := r.writeTable(&b); err != nil {
+		t.Fatal(err)
+	}
+	const table = `
+  GUESTS  DEPTH  ENGINE  IOPS  TO ONE          SPREAD  SLOWEST  MiB EACH  MiB/s  TO NATIVE  SPREAD  P50 µs   P99  P99.9  EXITS/IO  SYSCALLS/IO  IRQS/IO  vCPU   VMM  KERNEL
+       1      1   relay  2000       -               -        -       8.0      -          -       -    0.00  0.00   0.00         -            -        -  0.00  0.00    0.00
+       2      1   relay  1500   0.750  0.750 to 0.750     0.50       5.0      -          -       -    9.00  0.00   0.00     0.002            -    8e-04  1.50  0.00    0.00
+`
+	if _, got, _ := strings.Cut(b.String(), "\n"); !strings.HasPrefix(got, table) {
+		t.Errorf("table:\n%s", got)
+	}
+	if names, _ := r.columns(); !slices.Equal(names, []string{"depth 1", "2 guests, depth 1"}) {
+		t.Errorf("columns of the plot: %q", names)
 	}
 }
 

@@ -7,6 +7,7 @@ import (
 	"encoding/json"
 	"os"
 	"path/filepath"
+	"slices"
 	"strings"
 	"testing"
 
@@ -166,6 +167,38 @@ machines:
 		if err := json.Unmarshal(m.Report, &one); err != nil || one.SHA256 != sums[name] {
 			t.Errorf("%s: %v, sum %s, want %s", name, err, one.SHA256, sums[name])
 		}
+	}
+}
+
+// Disks of many machines share an SQ thread, those of few do not, and who says what is
+// wanted gets that.
+func TestManyMachinesShareSQThreads(t *testing.T) {
+	for _, c := range []struct {
+		machines, cpus int
+		want           bool
+	}{{1, 1, false}, {2, 1, true}, {2, 2, true}, {2, 4, false}, {3, 4, true}, {32, 64, false}, {33, 64, true}} {
+		if got := crowded(c.machines, c.cpus); got != c.want {
+			t.Errorf("%d machines on %d CPUs share: %v", c.machines, c.cpus, got)
+		}
+	}
+	var l diskList
+	for _, s := range []string{"a", "b,sqpoll-thread=own", "c,sqpoll-thread=shared"} {
+		if err := l.Set(s); err != nil {
+			t.Fatal(err)
+		}
+	}
+	shares := func() (all []bool) {
+		for _, d := range l.disks {
+			all = append(all, d.device(nil, backendPassthrough).SQThreadShared)
+		}
+		return all
+	}
+	if got := shares(); !slices.Equal(got, []bool{false, false, true}) {
+		t.Errorf("few: %v", got)
+	}
+	l.shareThreads()
+	if got := shares(); !slices.Equal(got, []bool{true, false, true}) {
+		t.Errorf("many: %v", got)
 	}
 }
 

@@ -24,6 +24,13 @@ const (
 	backendIsolated    = "isolated"
 )
 
+// Who polls the rings of a disk on passthrough.
+const (
+	threadAuto   = "auto" // shared if there are many machines in the process
+	threadOwn    = "own"
+	threadShared = "shared"
+)
+
 // Bounds of a disk's keys.
 const (
 	maxRings = 64
@@ -47,7 +54,7 @@ type diskSpec struct {
 	SQPoll       bool
 	SQPollIdle   time.Duration // 0: the backend's default
 	SQPollCPU    int           // -1: any
-	SQPollShared bool          // one thread polls the rings of all such disks
+	SQPollThread string        // one of the words below
 
 	Shown string // what reports call the path; empty: the path itself
 }
@@ -61,7 +68,7 @@ func (d diskSpec) shown() string {
 }
 
 func defaultDisk() diskSpec {
-	return diskSpec{Backend: backendAuto, Entries: 1024, SQPoll: true, SQPollCPU: -1}
+	return diskSpec{Backend: backendAuto, Entries: 1024, SQPoll: true, SQPollCPU: -1, SQPollThread: threadAuto}
 }
 
 // defaultRings is how many rings a built-in guest's device has.
@@ -75,7 +82,7 @@ func (d diskSpec) device(files []uringpv.File, backend vmm.Choice) vmm.DeviceCon
 	}
 	return vmm.DeviceConfig{
 		Name: d.ID, Files: files, Backend: backend, Rings: rings, MaxEntries: uint32(d.Entries),
-		SQPoll: d.SQPoll, SQThreadIdle: d.SQPollIdle, SQThreadCPU: d.SQPollCPU, SQThreadShared: d.SQPollShared,
+		SQPoll: d.SQPoll, SQThreadIdle: d.SQPollIdle, SQThreadCPU: d.SQPollCPU, SQThreadShared: d.SQPollThread == threadShared,
 	}
 }
 
@@ -160,21 +167,16 @@ var diskKeys = map[string]diskKey{
 		get: func(d diskSpec) string { return d.SQPollIdle.String() },
 	},
 	"sqpoll-thread": {
-		hint: "own|shared", doc: "a thread for each ring, or one for the passthrough rings of all disks that say so (default own)",
+		hint: "auto|own|shared", doc: "passthrough rings have a thread each, or one for all; auto: one for all if there are more machines than half of the CPUs (default auto)",
 		set: func(d *diskSpec, v string) error {
-			c := choice{of: []string{"own", "shared"}}
+			c := choice{of: []string{threadAuto, threadOwn, threadShared}}
 			if err := c.Set(v); err != nil {
 				return err
 			}
-			d.SQPollShared = v == "shared"
+			d.SQPollThread = v
 			return nil
 		},
-		get: func(d diskSpec) string {
-			if d.SQPollShared {
-				return "shared"
-			}
-			return "own"
-		},
+		get: func(d diskSpec) string { return d.SQPollThread },
 	},
 	"sqpoll-cpu": {
 		hint: "N", doc: "the host CPU that it is bound to",
@@ -252,7 +254,7 @@ func parseDisk(s string) (diskSpec, error) {
 			}
 		}
 	}
-	if d.SQPollShared && (d.Backend == backendRelay || d.Backend == backendIsolated) {
+	if d.SQPollThread == threadShared && (d.Backend == backendRelay || d.Backend == backendIsolated) {
 		return diskSpec{}, fmt.Errorf("sqpoll-thread=shared has no meaning with backend=%s; leave one of them out", d.Backend)
 	}
 	return d, nil
@@ -312,6 +314,15 @@ func (l *diskList) Set(s string) error {
 }
 
 func (*diskList) Type() string { return "PATH[,KEY=VALUE...]" }
+
+// shareThreads lets disks whose owner leaves it to us share an SQ thread.
+func (l *diskList) shareThreads() {
+	for i := range l.disks {
+		if d := &l.disks[i]; d.SQPollThread == threadAuto {
+			d.SQPollThread = threadShared
+		}
+	}
+}
 
 // named returns the disks, each with an id, no two the same.
 func (l *diskList) named() ([]diskSpec, error) {

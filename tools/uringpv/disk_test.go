@@ -32,8 +32,8 @@ func TestParseDisk(t *testing.T) {
 		{"a.img,rings=1,entries=1", with(func(d *diskSpec) { d.Rings, d.Entries = 1, 1 })},
 		{"a.img,sqpoll=off", with(func(d *diskSpec) { d.SQPoll = false })},
 		{"a.img,sqpoll-idle=50ms,sqpoll-cpu=0", with(func(d *diskSpec) { d.SQPollIdle, d.SQPollCPU = 50*time.Millisecond, 0 })},
-		{"a.img,sqpoll-thread=shared,backend=passthrough", with(func(d *diskSpec) { d.SQPollShared, d.Backend = true, "passthrough" })},
-		{"a.img,sqpoll-thread=own,backend=relay", with(func(d *diskSpec) { d.Backend = "relay" })},
+		{"a.img,sqpoll-thread=shared,backend=passthrough", with(func(d *diskSpec) { d.SQPollThread, d.Backend = "shared", "passthrough" })},
+		{"a.img,sqpoll-thread=own,backend=relay", with(func(d *diskSpec) { d.SQPollThread, d.Backend = "own", "relay" })},
 		{"a.img,sqpoll-idle=1h", with(func(d *diskSpec) { d.SQPollIdle = time.Hour })},
 		{"a,,b.img,id=x", with(func(d *diskSpec) { d.Path, d.ID = "a,b.img", "x" })},
 		{"a=b.img", with(func(d *diskSpec) { d.Path = "a=b.img" })},
@@ -73,7 +73,7 @@ func TestParseDiskSaysWhatWouldBeRight(t *testing.T) {
 		{"a,sqpoll-idle=0ms", "whole milliseconds from 1ms to 1h"},
 		{"a,sqpoll-idle=2h", "whole milliseconds from 1ms to 1h"},
 		{"a,sqpoll-cpu=-1", "whole number from 0 to"},
-		{"a,sqpoll-thread=both", "must be own or shared"},
+		{"a,sqpoll-thread=both", "must be auto, own or shared"},
 		{"a,sqpoll=off,sqpoll-thread=shared", "sqpoll-thread has no meaning with sqpoll=off"},
 		{"a,sqpoll-thread=shared,backend=relay", "sqpoll-thread=shared has no meaning with backend=relay"},
 		{"a,backend=isolated,sqpoll-thread=shared", "sqpoll-thread=shared has no meaning with backend=isolated"},
@@ -100,12 +100,16 @@ func drawDisk(t *rapid.T) diskSpec {
 		Rings:     rapid.IntRange(1, maxRings).Draw(t, "rings"),
 		Entries:   1 << rapid.IntRange(0, 15).Draw(t, "entries"),
 		SQPoll:    rapid.Bool().Draw(t, "sqpoll"),
-		SQPollCPU: -1,
+		SQPollCPU: -1, SQPollThread: threadAuto,
 	}
 	if d.SQPoll {
 		d.SQPollIdle = time.Duration(rapid.IntRange(0, 3600_000).Draw(t, "idle")) * time.Millisecond
 		d.SQPollCPU = rapid.IntRange(-1, maxCPU).Draw(t, "cpu")
-		d.SQPollShared = d.Backend != backendRelay && d.Backend != backendIsolated && rapid.Bool().Draw(t, "shared")
+		of := []string{threadAuto, threadOwn, threadShared}
+		if d.Backend == backendRelay || d.Backend == backendIsolated {
+			of = of[:2]
+		}
+		d.SQPollThread = rapid.SampledFrom(of).Draw(t, "thread")
 	}
 	return d
 }

@@ -8,6 +8,7 @@ import (
 	"encoding/json"
 	"fmt"
 	"io"
+	"runtime"
 	"strings"
 	"sync"
 )
@@ -63,6 +64,11 @@ func (f *fleet) run(ctx context.Context) error {
 	for _, m := range f.machines {
 		width = max(width, len(m.name))
 	}
+	if crowded(len(f.machines), runtime.NumCPU()) {
+		for _, m := range f.machines {
+			m.options.disks.shareThreads()
+		}
+	}
 	reports := make([]machineReport, len(f.machines))
 	errs := make([]error, len(f.machines))
 	var all sync.WaitGroup
@@ -97,6 +103,10 @@ func (f *fleet) run(ctx context.Context) error {
 	}
 	return nil
 }
+
+// crowded says whether so many machines are too many for each to have a vCPU and an SQ
+// thread that poll.
+func crowded(machines, cpus int) bool { return machines > 1 && 2*machines > cpus }
 
 // runOne runs one machine, whose lines begin with prefix.
 func (f *fleet) runOne(ctx context.Context, m namedMachine, prefix string, r *machineReport) error {
