@@ -95,6 +95,7 @@ struct upv_req {
 	u8 opcode;   /* the process's */
 	bool busy;
 	bool skip;   /* IOSQE_CQE_SKIP_SUCCESS */
+	bool orders; /* the device has it, and is to see what comes after it: IOSQE_IO_DRAIN, TIMEOUT that counts */
 	bool in;     /* the device writes to the memory */
 	bool pinned; /* the pieces are this request's own, not a registered buffer's */
 	s32 fail;    /* the error that an SQE of the device's stands for */
@@ -160,6 +161,7 @@ struct upv_uring {
 	u32 head;        /* under cq_lock: CQEs taken */
 	bool ended;      /* under cq_lock: there is no ring to take them from */
 	u32 timeouts;    /* under cq_lock: TIMEOUTs that have ended, which end waits */
+	u32 ordering;    /* under cq_lock: requests with orders */
 
 	wait_queue_head_t wait;
 	struct mutex cq_lock; /* completions, and the process's CQ ring */

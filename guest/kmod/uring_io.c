@@ -315,6 +315,7 @@ static void upv_finish(struct upv_uring *u, struct upv_req *req, s32 res, u32 fl
 		upv_post(u, req->user_data, res, flags);
 	if (!(flags & IORING_CQE_F_MORE)) {
 		req->busy = false;
+		WRITE_ONCE(u->ordering, u->ordering - req->orders);
 		upv_req_put(u, req);
 	}
 }
@@ -888,6 +889,7 @@ static const u8 upv_traits[] = {
 	[IORING_OP_WRITE] = UPV_KNOWN | UPV_NEEDS_WRITE,
 	[IORING_OP_SEND] = UPV_KNOWN | UPV_NEEDS_WRITE,
 	[IORING_OP_RECV] = UPV_KNOWN | UPV_NEEDS_READ,
+	[IORING_OP_REMOVE_BUFFERS] = UPV_KNOWN | UPV_NO_FILE,
 	[IORING_OP_SHUTDOWN] = UPV_KNOWN | UPV_NEEDS_WRITE,
 };
 
@@ -911,6 +913,8 @@ bool upv_med_knows(struct upv_uring *u, unsigned int op)
 	case IORING_OP_WRITE:
 	case IORING_OP_WRITEV:
 		return upv_may(u, IORING_OP_WRITE_FIXED) || upv_may(u, op);
+	case IORING_OP_REMOVE_BUFFERS:
+		return true; /* there are none */
 	default:
 		return upv_may(u, op);
 	}
@@ -957,6 +961,9 @@ static u16 upv_ioprio(u8 op)
 	return 0;
 }
 
+/* Buffers that a REMOVE_BUFFERS may name, as in io_uring. */
+#define UPV_MAX_REMOVED 65536
+
 /* Makes the device's SQE of the process's. */
 static int upv_translate(struct upv_build *b)
 {
@@ -984,7 +991,7 @@ static int upv_translate(struct upv_build *b)
 		ret = upv_file(b);
 		if (ret)
 			return ret;
-	} else if (op != IORING_OP_ASYNC_CANCEL && op != IORING_OP_CLOSE) {
+	} else if (op != IORING_OP_ASYNC_CANCEL && op != IORING_OP_CLOSE && op != IORING_OP_REMOVE_BUFFERS) {
 		sqe->fd = 0;
 	}
 	switch (op) {
@@ -1031,6 +1038,10 @@ static int upv_translate(struct upv_build *b)
 		return upv_accept(b);
 	case IORING_OP_CLOSE:
 		return upv_close(b);
+	case IORING_OP_REMOVE_BUFFERS:
+		if (sqe->fd < 1 || sqe->fd > UPV_MAX_REMOVED || sqe->off || sqe->addr || sqe->len || sqe->rw_flags)
+			return -EINVAL;
+		return -ENOENT; /* a ring has no groups of buffers to choose from */
 	default:
 		return sqe->buf_index ? -EINVAL : 0; /* there is no address in it */
 	}
@@ -1112,7 +1123,7 @@ static bool upv_fetch(struct upv_uring *u, struct io_uring_sqe *sqe)
 	return true;
 }
 
-/* Ends a request that the device has not seen. */
+/* Ends a request that the device has not seen; it has been in the ring, or not. */
 static void upv_refuse(struct upv_uring *u, struct upv_req *req, s32 res)
 {
 	mutex_lock(&u->cq_lock);
@@ -1128,6 +1139,39 @@ static void upv_take_back(struct upv_uring *u, u32 first)
 
 	for (i = first; i != u->tail; i++)
 		upv_refuse(u, &u->reqs[lower_32_bits(u->sqes[i & u->sq_mask].user_data)], -ECANCELED);
+	u->tail = first;
+}
+
+/*
+ * Ends the SQEs from first on, a request or a chain of them, if they need no device:
+ * NOPs, and errors that come in their turn. io_uring has the CQEs of these in the ring
+ * when a call returns, and programs look for them there.
+ */
+static void upv_inline(struct upv_uring *u, u32 first)
+{
+	bool broken = false;
+	u32 i, tail = u->tail;
+
+	/* What comes after a request that drains waits for it, and a timeout counts it. */
+	if (READ_ONCE(u->ordering))
+		return;
+	for (i = first; i != tail; i++) {
+		struct io_uring_sqe *sqe = &u->sqes[i & u->sq_mask];
+
+		if (sqe->flags & (IOSQE_IO_DRAIN | IOSQE_ASYNC))
+			return;
+		if (!u->reqs[lower_32_bits(sqe->user_data)].fail && (sqe->opcode != IORING_OP_NOP || sqe->rw_flags))
+			return;
+	}
+	for (i = first; i != tail; i++) {
+		struct io_uring_sqe *sqe = &u->sqes[i & u->sq_mask];
+		struct upv_req *req = &u->reqs[lower_32_bits(sqe->user_data)];
+		s32 res = broken ? -ECANCELED : req->fail;
+
+		if (res && !(sqe->flags & IOSQE_IO_HARDLINK))
+			broken = true;
+		upv_refuse(u, req, res);
+	}
 	u->tail = first;
 }
 
@@ -1202,6 +1246,12 @@ int upv_med_submit(struct upv_uring *u, u32 n)
 			b.sqe.flags = (b.sqe.flags & ~IOSQE_CQE_SKIP_SUCCESS) | IOSQE_FIXED_FILE;
 			b.sqe.user_data = upv_tag(u, b.req);
 			b.req->busy = true;
+			if (b.sqe.flags & IOSQE_IO_DRAIN || (b.sqe.opcode == IORING_OP_TIMEOUT && b.sqe.off)) {
+				mutex_lock(&u->cq_lock);
+				b.req->orders = true;
+				WRITE_ONCE(u->ordering, u->ordering + 1);
+				mutex_unlock(&u->cq_lock);
+			}
 			upv_push(u, &b.sqe);
 		} else {
 			/* Nothing of its chain is done. */
@@ -1216,12 +1266,14 @@ int upv_med_submit(struct upv_uring *u, u32 n)
 			upv_chain_end(u, chain);
 			chain = NULL;
 			broken = false;
+			upv_inline(u, whole);
 			whole = u->tail;
 		}
 	}
 	if (whole != u->tail)
 		u->sqes[(u->tail - 1) & u->sq_mask].flags &= ~UPV_LINKS;
 	upv_chain_end(u, chain);
+	upv_inline(u, whole);
 	upv_publish(u, u->tail);
 	smp_store_release(&u->words->sq_head, u->user_head);
 	return done ?: ret;

@@ -34,6 +34,7 @@ const (
 	OpWrite         uint8 = 23
 	OpSend          uint8 = 26
 	OpRecv          uint8 = 27
+	OpRemoveBuffers uint8 = 32 // of mediated rings, which have no buffers to choose from: ENOENT
 	OpShutdown      uint8 = 34
 )
 

@@ -115,7 +115,7 @@ func (r linuxRun) prepare(t *testing.T) *command {
 	cmdline := strings.TrimSpace("quiet loglevel=5 " + r.cmdline)
 	args = append(args, "--cmdline", cmdline)
 	if r.timeout == 0 {
-		r.timeout = 3 * time.Minute
+		r.timeout = expectTime + time.Minute
 	}
 	c := newCommandFor(t, r.timeout, slices.Concat(args, r.args)...)
 	if r.stdin != "" {

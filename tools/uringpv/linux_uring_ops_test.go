@@ -123,6 +123,7 @@ func (p *program) files([]string) {
 			p.errorf("a drain has the CQE number %d", order)
 		}
 	}
+	p.inCall(fd)
 	const punch, keep = 2, 1
 	p.want("FALLOCATE", p.do(r, uring.SQE{Opcode: uring.OpFallocate, FD: fd, Off: 4096, Addr: 8192, Len: punch | keep}), 0)
 	p.want("READ of a hole", p.do(r, at(uring.OpRead, 4096, back)), size)
@@ -167,6 +168,69 @@ func (p *program) files([]string) {
 	if n := p.pinned(); n != before {
 		p.errorf("%d pages are pinned at the end, %d before", n, before)
 	}
+}
+
+// inCall: what needs no device has ended when the call returns, as in io_uring, by
+// itself and in chains, and keeps its order to what does need it. fd is a file that
+// can be read.
+func (p *program) inCall(fd int32) {
+	r := p.open(uring.Config{Entries: 16, Flags: uring.SetupSubmitAll})
+	nop := uring.SQE{Opcode: uring.OpNop}
+	none := uring.SQE{Opcode: uring.OpRemoveBuffers, FD: 1}
+	bad := uring.SQE{Opcode: uring.OpFsync, FD: 999}
+	fsync := uring.SQE{Opcode: uring.OpFsync, FD: fd}
+	with := func(s uring.SQE, flags uint8) uring.SQE { s.Flags |= flags; return s }
+	link, hard := uring.SQELink, uring.SQEHardlink
+	const enoent = -int32(unix.ENOENT)
+
+	now := func(what string, want []int32, sqes ...uring.SQE) {
+		p.put(r, 0, sqes...)
+		var cqes [17]uring.CQE
+		got := []int32{}
+		for i, c := range cqes[:r.Reap(cqes[:])] {
+			if c.UserData != uint64(i) {
+				p.errorf("%s: the CQE of SQE %d is number %d", what, c.UserData, i)
+			}
+			got = append(got, c.Res)
+		}
+		p.same(what+", at once", got, want...)
+	}
+	now("NOPs", []int32{0, 0, 0}, nop, nop, nop)
+	now("a chain of NOPs", []int32{0, 0}, with(nop, link), nop)
+	now("a chain that the call ends", []int32{0, 0}, with(nop, link), with(nop, link))
+	now("no buffers", []int32{enoent}, none)
+	now("no buffers, in a chain", []int32{0, enoent, ecanceled, ecanceled, 0}, with(nop, link), with(none, link), with(nop, link), nop, nop)
+	now("a hard link", []int32{enoent, 0, ebadf, ecanceled}, with(none, hard), with(nop, link), with(bad, link), nop)
+	now("a bad SQE at a chain's end", []int32{ecanceled, einval, 0}, with(nop, link), uring.SQE{Opcode: uring.OpRemoveBuffers}, nop)
+	now("a success that says nothing", []int32{}, with(nop, uring.SQECQESkipSuccess))
+	for _, sqe := range []uring.SQE{
+		{FD: 0}, {FD: 65537}, {FD: -1}, {FD: 1, Len: 1}, {FD: 1, Addr: 1}, {FD: 1, Off: 1}, {FD: 1, OpFlags: 1}, {FD: 1, FileIndex: 1},
+	} {
+		sqe.Opcode = uring.OpRemoveBuffers
+		p.want(fmt.Sprintf("REMOVE_BUFFERS %+v", sqe), p.do(r, sqe), einval)
+	}
+
+	// Chains with a request for the device, and what asks to be done elsewhere.
+	p.same("a chain to the device", p.all(r, with(nop, link), with(fsync, link), nop), 0, 0, 0)
+	p.same("a NOP of a worker's", p.all(r, with(nop, uring.SQEAsync)), 0)
+	ts := p.memory(4096)[:16]
+	binary.LittleEndian.PutUint64(ts, 600)
+	count := uring.SQE{Opcode: uring.OpTimeout, Addr: uring.Addr(ts), Len: 1, Off: 2}
+	p.same("a timeout that counts", p.all(r, count, nop, none), 0, 0, enoent)
+	now("a NOP after it", []int32{0}, nop)
+	for range 10 {
+		p.put(r, 0, fsync, with(fsync, uring.SQEDrain), nop, none)
+		cqes := p.take(r, 4)
+		first := slices.IndexFunc(cqes, func(c uring.CQE) bool { return c.UserData == 0 })
+		for _, later := range []uint64{1, 2, 3} {
+			if i := slices.IndexFunc(cqes, func(c uring.CQE) bool { return c.UserData == later }); i < first {
+				p.errorf("a drain, and what comes after it: %+v", cqes)
+			}
+		}
+		// The drain is over.
+		now("a NOP after a drain", []int32{0}, nop)
+	}
+	p.check(r.Close())
 }
 
 // waits: polls, timeouts and cancellation, on a pipe and an eventfd of the host's.

@@ -76,8 +76,9 @@ func (s *session) text() string {
 	return s.console.String()
 }
 
-// expectTime is how long expect waits: an emulated machine is slow.
-const expectTime = time.Minute
+// expectTime is how long expect waits. An emulated machine is slow, and what hangs does so
+// for ever.
+const expectTime = 5 * time.Minute
 
 // expect waits until the console says what, behind what it said at the last
 // expect.

@@ -24,6 +24,7 @@ var threads struct {
 type thread struct {
 	cpu   int
 	ring  *hostring.Ring
+	tid   int // -1: not known
 	holds int
 }
 
@@ -52,13 +53,14 @@ func Get(cpu int) (*Hold, error) {
 		if err != nil {
 			return nil, fmt.Errorf("an SQ thread to share: %w", err)
 		}
-		t = &thread{cpu: cpu, ring: ring}
+		t = &thread{cpu: cpu, ring: ring, tid: begun(ring)}
 		if threads.all == nil {
 			threads.all = map[int]*thread{}
 		}
 		threads.all[cpu] = t
 	}
 	t.holds++
+	t.weigh()
 	return &Hold{thread: t}, nil
 }
 
@@ -75,7 +77,9 @@ func (h *Hold) Release() error {
 		if t.holds--; t.holds == 0 {
 			delete(threads.all, t.cpu)
 			h.err = t.ring.Close()
+			return
 		}
+		t.weigh()
 	})
 	return h.err
 }

@@ -3,8 +3,16 @@
 package sqthread_test
 
 import (
+	"math"
+	"os"
+	"path/filepath"
+	"runtime"
+	"strconv"
+	"strings"
 	"testing"
 	"time"
+
+	"golang.org/x/sys/unix"
 
 	"github.com/uringpv/uringpv/device/uringpv/internal/ringtest"
 	"github.com/uringpv/uringpv/device/uringpv/internal/sqthread"
@@ -101,6 +109,79 @@ func TestEachCPUHasAThread(t *testing.T) {
 		}
 		if err := h.Release(); err != nil {
 			t.Error(err)
+		}
+	}
+	eventually(t, 0, "in the end")
+}
+
+// sqNice are the nice values of this process's SQ threads.
+func sqNice(t *testing.T) []int {
+	t.Helper()
+	names, err := filepath.Glob("/proc/self/task/*/comm")
+	if err != nil {
+		t.Fatal(err)
+	}
+	var all []int
+	for _, name := range names {
+		comm, err := os.ReadFile(name)
+		if err != nil || !strings.HasPrefix(string(comm), "iou-sqp-") {
+			continue
+		}
+		tid, err := strconv.Atoi(filepath.Base(filepath.Dir(name)))
+		if err != nil {
+			t.Fatal(err)
+		}
+		raw, err := unix.Getpriority(unix.PRIO_PROCESS, tid)
+		if err != nil {
+			t.Fatal(err)
+		}
+		all = append(all, 20-raw)
+	}
+	return all
+}
+
+func TestThreadWeighsAsManyAsItStandsFor(t *testing.T) {
+	testutil.NeedIOUring(t)
+	testutil.NoLeaks(t)
+	eventually(t, 0, "before")
+	raw, err := unix.Getpriority(unix.PRIO_PROCESS, 0)
+	if err != nil {
+		t.Fatal(err)
+	}
+	base := 20 - raw
+	// May this process lower a nice value?
+	runtime.LockOSThread()
+	defer runtime.UnlockOSThread()
+	may := unix.Setpriority(unix.PRIO_PROCESS, 0, base-1) == nil
+	if err := unix.Setpriority(unix.PRIO_PROCESS, 0, base); err != nil {
+		t.Fatal(err)
+	}
+	var holds []*sqthread.Hold
+	for range 32 {
+		h, err := sqthread.Get(-1)
+		if err != nil {
+			t.Fatal(err)
+		}
+		holds = append(holds, h)
+		got := sqNice(t)
+		if len(got) != 1 {
+			t.Fatalf("%d SQ threads", len(got))
+		}
+		// Twice that of as many threads, within a step of the scale, 1.25.
+		ratio := math.Pow(1.25, float64(base-got[0])) / float64(2*len(holds))
+		alone := !may || len(holds) == 1
+		if alone && got[0] != base || !alone && (got[0] > base-2 || got[0] < -20 || got[0] > -20 && (ratio < 0.99 || ratio > 1.25)) {
+			t.Errorf("held %d times it has the nice value %d, others %d", len(holds), got[0], base)
+		}
+	}
+	for i, h := range holds {
+		if err := h.Release(); err != nil {
+			t.Error(err)
+		}
+		if left := len(holds) - 1 - i; left == 1 {
+			if got := sqNice(t); len(got) != 1 || got[0] != base {
+				t.Errorf("held once it has the nice value %v, others %d", got, base)
+			}
 		}
 	}
 	eventually(t, 0, "in the end")
