@@ -214,7 +214,7 @@ func parseStatus(s string) (int, bool) {
 
 // qemu is QEMU's command line, without disks and serial ports.
 func (r *run) qemu(m machine, initrd string) []string {
-	cmdline := "console=ttyS0 panic=-1 mitigations=off nvme.poll_queues=1 8250.nr_uarts=4 random.trust_cpu=on"
+	cmdline := "console=ttyS0 panic=-1 mitigations=off nvme.poll_queues=1 8250.nr_uarts=4 random.trust_cpu=on hugepages=24"
 	if !r.verbose {
 		cmdline += " quiet"
 	}

@@ -46,7 +46,7 @@ func (b *bencher) guest(ctx context.Context, what setting, args string, st *stre
 		d.SQPollThread = threadShared
 	}
 	m := machine{
-		memory: b.memory(what.Depth), cpus: 1, disk: d, backend: vmm.Choice(what.Engine),
+		memory: b.memory(what.Depth), huge: b.options.hugePages, cpus: 1, disk: d, backend: vmm.Choice(what.Engine),
 		cmdline: "guest=bench device=0 " + args, log: b.log, begin: func(vmm.Chosen) {},
 		// Lines come on the vCPU's own thread.
 		line: st.listen(func() (cpuTimes, error) { return meet.arrive(ctx, unix.Gettid()) }, fail),

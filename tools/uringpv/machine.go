@@ -25,6 +25,7 @@ import (
 // besides.
 type machine struct {
 	memory  byteSize
+	huge    bool // its pages are of 2 MiB
 	cpus    int
 	disk    diskSpec
 	backend vmm.Choice
@@ -84,12 +85,13 @@ func (m *machine) run(ctx context.Context) (out outcome, err error) {
 		m.line(l)
 	}}
 	vm, err := vmm.New(vmm.Config{
-		Memory:  uint64(m.memory),
-		CPUs:    m.cpus,
-		Guest:   vmm.Guest{ELF: bare.Guest(), Cmdline: m.cmdline},
-		Devices: devices,
-		Console: console,
-		Logger:  m.log,
+		Memory:    uint64(m.memory),
+		HugePages: m.huge,
+		CPUs:      m.cpus,
+		Guest:     vmm.Guest{ELF: bare.Guest(), Cmdline: m.cmdline},
+		Devices:   devices,
+		Console:   console,
+		Logger:    m.log,
 	})
 	if err != nil {
 		return out, err

@@ -49,6 +49,7 @@ type runOptions struct {
 	exports   exportOptions
 	cpus      count
 	memory    byteSize
+	hugePages bool
 	timeout   span
 	report    choice
 	verbosity int
@@ -135,6 +136,7 @@ others; the exit status is 1 then.`,
 	o.exports.addTo(cmd, f)
 	f.Var(&o.cpus, "cpus", "virtual CPUs")
 	f.Var(&o.memory, "memory", "the guest's RAM, such as 512M or 2G (with --kernel: default 512M)")
+	f.BoolVar(&o.hugePages, "huge-pages", false, "take the guest's RAM from the host's pool of 2 MiB pages, /proc/sys/vm/nr_hugepages")
 	f.Var(&o.timeout, "timeout", "end the run after this time, as a failure")
 	f.Var(&o.report, "report", "form of the report: text or json")
 	f.StringVar(&o.config, flagConfig, "", "run the machines of this `FILE`, see above")

@@ -63,6 +63,7 @@ void selftest(void);
 void checksum(void);
 void bench(void);
 void bench_virtio(void);
+void idle(void);
 void conformance(void);
 
 #endif

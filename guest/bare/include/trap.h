@@ -18,4 +18,7 @@ extern u32 interrupt_count[256];
  * time is over. The caller looks again. */
 void wait_for_change(u32 *word, u32 value);
 
+/* From CPL 3: halt until any interrupt comes, without a timer. */
+void rest(void);
+
 #endif

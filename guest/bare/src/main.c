@@ -13,6 +13,7 @@ static const struct program {
 	{ "bench", bench },
 	{ "bench-virtio", bench_virtio },
 	{ "conformance", conformance },
+	{ "idle", idle },
 };
 
 /* Called by start.S. */

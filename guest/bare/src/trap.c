@@ -100,7 +100,10 @@ void trap(struct frame *f)
 	u64 cr2;
 
 	if (f->vector == VECTOR_BREAKPOINT && (f->cs & 3) == 3) {
-		wait_while((volatile u32 *)f->rdi, (u32)f->rsi);
+		if (f->rdi)
+			wait_while((volatile u32 *)f->rdi, (u32)f->rsi);
+		else
+			__asm__ volatile("sti; hlt; cli" ::: "memory");
 		return;
 	}
 	__asm__ volatile("mov %%cr2, %0" : "=r"(cr2));
@@ -116,4 +119,9 @@ void trap(struct frame *f)
 void wait_for_change(u32 *word, u32 value)
 {
 	__asm__ volatile("int3" ::"D"(word), "S"((u64)value) : "memory");
+}
+
+void rest(void)
+{
+	wait_for_change(NULL, 0);
 }
