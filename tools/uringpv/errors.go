@@ -29,7 +29,7 @@ func usagef(format string, args ...any) error {
 	return &usageError{fmt.Sprintf(format, args...)}
 }
 
-// interruptError is a signal that asked the program to end.
+// interruptError is a signal that asked the program to end, or stands for that: SIGPIPE.
 type interruptError struct{ signal syscall.Signal }
 
 func (e *interruptError) Error() string { return "ended by " + signalName(e.signal) }
@@ -40,6 +40,8 @@ func signalName(s syscall.Signal) string {
 		return "SIGINT"
 	case syscall.SIGTERM:
 		return "SIGTERM"
+	case syscall.SIGPIPE:
+		return "SIGPIPE"
 	default:
 		return s.String()
 	}
@@ -51,10 +53,17 @@ type failedCases struct{ failed int }
 
 func (e *failedCases) Error() string { return fmt.Sprintf("%d cases failed", e.failed) }
 
-// isReported reports whether the user has seen what err says.
+// isReported reports whether the user has seen what err says, or does not want to: who
+// has closed a pipe knows that.
 func isReported(err error) bool {
 	var failed *failedCases
-	return errors.As(err, &failed)
+	return errors.As(err, &failed) || isBrokenPipe(err)
+}
+
+// isBrokenPipe reports whether err is the end of a run whose output nobody reads.
+func isBrokenPipe(err error) bool {
+	var interrupt *interruptError
+	return errors.As(err, &interrupt) && interrupt.signal == syscall.SIGPIPE
 }
 
 func exitStatus(err error) int {

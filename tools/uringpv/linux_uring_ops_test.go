@@ -11,6 +11,7 @@ import (
 	"net"
 	"os"
 	"slices"
+	"strconv"
 	"strings"
 	"testing"
 	"time"
@@ -27,6 +28,7 @@ func init() {
 	programs["waits"] = (*program).waits
 	programs["sockets"] = (*program).sockets
 	programs["accepts"] = (*program).accepts
+	programs["datagrams"] = (*program).datagrams
 }
 
 // put submits SQEs together; their user_data is their number, from first on.
@@ -412,6 +414,52 @@ func (p *program) sockets(args []string) {
 	}
 }
 
+// datagrams talks to the host's echo server of datagrams, whose address ends in the
+// port args[0].
+func (p *program) datagrams(args []string) {
+	port, err := strconv.Atoi(args[0])
+	p.check(err)
+	before := p.pinned()
+	r := p.open(uring.Config{Entries: 16})
+	m := p.memory(16 * 4096)
+	long, back, msg, name := m[4090:][:9000], m[5*4096:][:9000], m[8*4096:][:4096], m[10*4096:][:128]
+	fd := int32(p.file("datagrams", os.O_RDWR).Fd())
+	random(long)
+	send := func(b []byte) {
+		p.want("SEND", p.do(r, uring.SQE{Opcode: uring.OpSend, FD: fd, Addr: uring.Addr(b), Len: uint32(len(b))}), int32(len(b)))
+	}
+
+	// Each is one, however long; what comes is whole, or cut and said to be so.
+	send(long)
+	send(long[:1])
+	p.want("RECV", p.do(r, uring.SQE{Opcode: uring.OpRecv, FD: fd, Addr: uring.Addr(back), Len: 9000}), 9000)
+	if !bytes.Equal(back, long) {
+		p.errorf("a datagram's echo has other bytes")
+	}
+	p.want("RECV of the next", p.do(r, uring.SQE{Opcode: uring.OpRecv, FD: fd, Addr: uring.Addr(back), Len: 9000}), 1)
+	at := message(msg, long[:3], long[10:20])
+	p.want("SENDMSG", p.do(r, uring.SQE{Opcode: uring.OpSendmsg, FD: fd, Addr: at, Len: 1}), 13)
+	at = message(msg, back[:4], back[100:104])
+	copy(msg, le64(nil, uring.Addr(name), 128))
+	p.want("RECVMSG of a part", p.do(r, uring.SQE{Opcode: uring.OpRecvmsg, FD: fd, Addr: at, Len: 1}), 8)
+	if flags := binary.LittleEndian.Uint32(msg[48:]); flags&unix.MSG_TRUNC == 0 {
+		p.errorf("a datagram that was cut has the flags %#x", flags)
+	}
+	if got := string(back[:4]) + string(back[100:104]); got != string(long[:3])+string(long[10:15]) {
+		p.errorf("the echo of a message is %q", got)
+	}
+	if n := binary.LittleEndian.Uint32(msg[8:]); n != unix.SizeofSockaddrInet4 || binary.LittleEndian.Uint16(name) != unix.AF_INET ||
+		int(binary.BigEndian.Uint16(name[2:])) != port {
+		p.errorf("it comes from %x, %d bytes", name[:16], n)
+	}
+	p.want("SEND of nothing", p.do(r, uring.SQE{Opcode: uring.OpSend, FD: fd, Addr: uring.Addr(long)}), 0)
+	p.want("RECV of nothing", p.do(r, uring.SQE{Opcode: uring.OpRecv, FD: fd, Addr: uring.Addr(back), Len: 10}), 0)
+	p.check(r.Close())
+	if n := p.pinned(); n != before {
+		p.errorf("%d pages are pinned at the end, %d before", n, before)
+	}
+}
+
 // accepts serves the host's clients: each says "ping", and wants "pong" and the end.
 func (p *program) accepts([]string) {
 	before := p.pinned()
@@ -529,6 +577,27 @@ func echoes(t *testing.T) string {
 	return name
 }
 
+// echoesDatagrams sends each datagram back, and returns its address and port.
+func echoesDatagrams(t *testing.T) (address string, port int) {
+	t.Helper()
+	c, err := net.ListenPacket("udp", "127.0.0.1:0")
+	if err != nil {
+		t.Fatal(err)
+	}
+	t.Cleanup(func() { c.Close() })
+	go func() {
+		b := make([]byte, 65536)
+		for {
+			n, from, err := c.ReadFrom(b)
+			if err != nil {
+				return
+			}
+			_, _ = c.WriteTo(b[:n], from)
+		}
+	}()
+	return c.LocalAddr().String(), c.LocalAddr().(*net.UDPAddr).Port
+}
+
 // client connects to name, says "ping", and is served.
 func client(name string) error {
 	var c net.Conn
@@ -560,11 +629,12 @@ func TestLinuxProgramsUseExports(t *testing.T) {
 	eachLinuxRings(t, backendPassthrough, []int{2}, func(t *testing.T, r linuxRun) {
 		r.withProgram(t)
 		file := image(t, 1<<20)
+		datagrams, port := echoesDatagrams(t)
 		echo, door := echoes(t), fmt.Sprintf("@upv-door-%d", os.Getpid())
 		r.args = []string{
 			"--export-backend", r.backend, "--file", "name=f,path=" + file, "--pipe", "name=p", "--eventfd", "name=e",
 			"--socket", "name=echo,unix=" + echo, "--socket", "name=later,unix=" + echo + ",connect=guest",
-			"--socket", "name=door,unix=" + door + ",listen=on",
+			"--socket", "name=door,unix=" + door + ",listen=on", "--socket", "name=datagrams,udp=" + datagrams,
 		}
 		r.script = `set -e
 			ls -l /dev/uringpv0 /dev/uringpv/
@@ -572,6 +642,7 @@ func TestLinuxProgramsUseExports(t *testing.T) {
 			/uring-guest files
 			/uring-guest waits
 			/uring-guest sockets ` + echo + `
+			/uring-guest datagrams ` + strconv.Itoa(port) + `
 			/uring-guest accepts
 			cat /sys/kernel/debug/uringpv-*/programs
 			rmmod uringpv

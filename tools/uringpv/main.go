@@ -22,10 +22,10 @@ func main() {
 // execute runs one command line and returns the exit status. It returns only
 // when everything that the command made has been taken down.
 func execute(args []string, stdout, stderr io.Writer) int {
-	ctx, stop := interruptible(context.Background())
+	ctx, end, stop := interruptible(context.Background())
 	defer stop()
 
-	out, errout := &patientWriter{w: stdout}, &patientWriter{w: stderr}
+	out, errout := &patientWriter{w: stdout, gone: func() { end(syscall.SIGPIPE) }}, &patientWriter{w: stderr}
 	root := newRootCommand()
 	root.SetArgs(args)
 	root.SetOut(out)
@@ -34,6 +34,9 @@ func execute(args []string, stdout, stderr io.Writer) int {
 	if flushErr := out.Flush(); err == nil && flushErr != nil {
 		err = fmt.Errorf("write to stdout: %w", flushErr)
 	}
+	if cause := context.Cause(ctx); err != nil && isBrokenPipe(cause) {
+		err = cause
+	}
 	if err != nil && !isReported(err) {
 		fmt.Fprintf(errout, "uringpv: %s\n", oneLine(err.Error()))
 	}
@@ -41,23 +44,29 @@ func execute(args []string, stdout, stderr io.Writer) int {
 	return exitStatus(err)
 }
 
-// interruptible returns a context that the first SIGINT or SIGTERM cancels, with
-// an *interruptError as its cause. A second one ends the process at once, for
-// those whose teardown hangs.
-func interruptible(parent context.Context) (context.Context, context.CancelFunc) {
+// interruptible returns a context that the first SIGINT or SIGTERM cancels, or a call
+// of end, with an *interruptError as its cause. A second signal ends the process at
+// once, for those whose teardown hangs.
+func interruptible(parent context.Context) (ctx context.Context, end func(syscall.Signal), stop context.CancelFunc) {
 	ctx, cancel := context.WithCancelCause(parent)
+	end = func(s syscall.Signal) { cancel(&interruptError{s}) }
 	signals := make(chan os.Signal, 1)
 	signal.Notify(signals, os.Interrupt, syscall.SIGTERM)
+	// Without this a write to stdout that nobody reads would kill the process on the
+	// spot. Like this it has an error, EPIPE; who it came from is not known here.
+	pipes := make(chan os.Signal, 1)
+	signal.Notify(pipes, syscall.SIGPIPE)
 	go func() {
 		select {
 		case s := <-signals:
 			signal.Stop(signals)
-			cancel(&interruptError{s.(syscall.Signal)})
+			end(s.(syscall.Signal))
 		case <-ctx.Done():
 		}
 	}()
-	return ctx, func() {
+	return ctx, end, func() {
 		signal.Stop(signals)
+		signal.Stop(pipes)
 		cancel(context.Canceled)
 	}
 }
@@ -75,7 +84,7 @@ Begin with "uringpv run", which boots a small built-in guest that tests the whol
 path on a scratch disk, or "uringpv probe", which says what this host can do.
 
 Exit status: 0 all is well, 1 a failure, 2 wrong usage, 130 and 143 ended by
-SIGINT and SIGTERM. Results are on stdout, logs and errors on stderr.`,
+SIGINT and SIGTERM, 141 nobody reads stdout any more. Results are on stdout, logs and errors on stderr.`,
 		Args:          noSuchCommand,
 		RunE:          func(cmd *cobra.Command, _ []string) error { return cmd.Help() },
 		SilenceErrors: true,

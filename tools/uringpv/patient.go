@@ -17,6 +17,9 @@ import (
 // one that is longer than the disk cannot be appended to until the disk is let go.
 type patientWriter struct {
 	w io.Writer
+	// gone is called when nobody reads any more what is written; nil: it is an error
+	// like others.
+	gone func()
 
 	// mu guards kept: logs come from several goroutines.
 	mu   sync.Mutex
@@ -31,7 +34,7 @@ func (p *patientWriter) Write(b []byte) (int, error) {
 		p.kept = append(p.kept, b...)
 		return len(b), p.flushLocked()
 	}
-	n, err := p.w.Write(b)
+	n, err := p.write(b)
 	if errors.Is(err, syscall.EFBIG) {
 		p.kept = append(p.kept, b[n:]...)
 		return len(b), nil
@@ -51,12 +54,20 @@ func (p *patientWriter) flushLocked() error {
 	if len(p.kept) == 0 {
 		return nil
 	}
-	n, err := p.w.Write(p.kept)
+	n, err := p.write(p.kept)
 	p.kept = append(p.kept[:0], p.kept[n:]...)
 	if errors.Is(err, syscall.EFBIG) {
 		return nil
 	}
 	return err
+}
+
+func (p *patientWriter) write(b []byte) (int, error) {
+	n, err := p.w.Write(b)
+	if errors.Is(err, syscall.EPIPE) && p.gone != nil {
+		p.gone()
+	}
+	return n, err
 }
 
 // Kept is the number of bytes that could not be written yet.

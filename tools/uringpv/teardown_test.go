@@ -98,6 +98,37 @@ func TestSignalsAtAnyMoment(t *testing.T) {
 	}
 }
 
+// A run whose output nobody reads any more ends, and leaves nothing.
+func TestClosedStdoutEndsARun(t *testing.T) {
+	testutil.NeedKVM(t)
+	testutil.NeedIOUring(t)
+	for _, args := range [][]string{{"run"}, {"run", "--report", "json"}, {"probe"}} {
+		c := newCommand(t, args...)
+		c.Stdout = nil
+		pipe, err := c.StdoutPipe()
+		if err != nil {
+			t.Fatal(err)
+		}
+		if err := c.Start(); err != nil {
+			t.Fatal(err)
+		}
+		if len(args) == 1 && args[0] == "run" {
+			if _, err := bufio.NewReaderSize(pipe, 16).ReadString('\n'); err != nil {
+				t.Fatal(err)
+			}
+		}
+		if err := pipe.Close(); err != nil {
+			t.Fatal(err)
+		}
+		if status := c.finish(); status != 141 {
+			t.Errorf("%v: exit status %d, want 141", args, status)
+		}
+		if c.stderr.Len() > 0 {
+			t.Errorf("%v says: %s", args, &c.stderr)
+		}
+	}
+}
+
 func TestTimeoutEndsARun(t *testing.T) {
 	testutil.NeedKVM(t)
 	testutil.NeedIOUring(t)
