@@ -67,3 +67,35 @@ func TestAGroupIsOneRun(t *testing.T) {
 		t.Errorf("runs %q, want %q", got, runs)
 	}
 }
+
+// Each test of a Linux guest is in one row of the matrix on Debian's 6.12, and in no
+// other.
+func TestEachLinuxTestIsInOneRow(t *testing.T) {
+	files, err := filepath.Glob("../uringpv/linux*_test.go")
+	if err != nil {
+		t.Fatal(err)
+	}
+	tests := 0
+	for _, f := range files {
+		b, err := os.ReadFile(f)
+		if err != nil {
+			t.Fatal(err)
+		}
+		for _, m := range regexp.MustCompile(`(?m)^func (TestLinux\w+)\(`).FindAllSubmatch(b, -1) {
+			name := string(m[1])
+			tests++
+			var in []string
+			for _, st := range steps(true) {
+				if st.host == "6.12" && len(st.guests) > 0 && st.run != bootsLinux && regexp.MustCompile(st.run).MatchString(name) {
+					in = append(in, st.name)
+				}
+			}
+			if len(in) != 1 {
+				t.Errorf("%s is in the rows %q, not in one", name, in)
+			}
+		}
+	}
+	if tests < 20 {
+		t.Errorf("%d tests of Linux guests were found", tests)
+	}
+}

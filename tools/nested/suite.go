@@ -73,6 +73,10 @@ const (
 	withLiburing    = "^TestLinuxLiburing$"
 	longOnTCG       = "^Test(RunLeavesNothingInTheProcess|ChecksumIsSha256sum|WatchdogSleepsWithTheRing|FloodStopsTheRing|BenchMeasuresEveryEngine|BenchMeasuresSeveralGuests|BenchSharesSQThreads)$" // make test has them, on the host
 	bootsLinux      = "^TestLinux(FindsItsDisk|RootDisk|PowerOff|Panic|Discard)"
+	linuxBoots      = "^TestLinux(PowerOff|Panic|Shell|GoesOn|RootDisk|AsELF|FindsItsDisk|WithEightCPUs)"
+	linuxData       = "^TestLinux(VerifiedIO|FileSystems|Discard|ReadOnlyDisk|PolledQueues|SeesACapacity)"
+	linuxFaults     = "^TestLinux(LoadsAndUnloads|ResetLoses|Acknowledged|WithATruncated|WithAFull|WithABad|WaitsForAStuck)"
+	linuxPrograms   = "^TestLinux(MappedReads|Programs|RingsOutlive)"
 	quickWithLinux  = "^TestLinux(PowerOff|Panic|Shell|GoesOn|AsELF|WithEight|ReadOnly|SeesACapacity|WithATruncated|WithAFull|WithABad)"
 )
 
@@ -92,16 +96,20 @@ func steps(full bool) []step {
 		return ci
 	}
 	all := images.KernelNames()
+	guests := []string{"6.1", "6.12", "newest"}
 	return []step{
 		ci[0], ci[3],
 		{name: "liburing", host: "6.12", guests: []string{"6.12"}, liburing: true, packages: linux, run: withLiburing, each: true, timeout: 10 * time.Minute},
 		{name: "bare guests", host: "6.12", packages: bare, run: withBareGuests, full: true, timeout: 30 * time.Minute},
-		{name: "Linux guests", host: "6.12", guests: []string{"6.1", "6.12", "newest"}, packages: linux, run: withLinuxGuests, skip: withMuchRAM + "|" + withLiburing, full: true, each: true, timeout: 2 * time.Hour},
+		{name: "Linux: boot and console", host: "6.12", guests: guests, packages: linux, run: linuxBoots, full: true, each: true, timeout: time.Hour},
+		{name: "Linux: data", host: "6.12", guests: guests, packages: linux, run: linuxData, full: true, each: true, timeout: 2 * time.Hour},
+		{name: "Linux: faults and kills", host: "6.12", guests: guests, packages: linux, run: linuxFaults, full: true, each: true, timeout: time.Hour},
+		{name: "Linux: programs", host: "6.12", guests: guests, packages: linux, run: linuxPrograms, full: true, each: true, timeout: time.Hour},
 		{name: "generic kernels", host: "6.12", guests: []string{all[1], all[3], all[5]}, packages: linux, run: bootsLinux, full: true, each: true, timeout: time.Hour},
 		{name: "bare guests", host: "6.1", packages: bare[2:], run: withBareGuests, timeout: 20 * time.Minute},
-		{name: "Linux guests boot", host: "6.1", guests: []string{"6.1", "6.12", "newest"}, packages: linux, run: bootsLinux, full: true, each: true, timeout: time.Hour},
+		{name: "Linux guests boot", host: "6.1", guests: guests, packages: linux, run: bootsLinux, full: true, each: true, timeout: time.Hour},
 		{name: "bare guests", host: "newest", packages: bare[2:], run: withBareGuests, timeout: 20 * time.Minute},
-		{name: "Linux guests boot", host: "newest", guests: []string{"6.1", "6.12", "newest"}, packages: linux, run: bootsLinux, full: true, each: true, timeout: time.Hour},
+		{name: "Linux guests boot", host: "newest", guests: guests, packages: linux, run: bootsLinux, full: true, each: true, timeout: time.Hour},
 	}
 }
 
