@@ -164,8 +164,12 @@ func TestBenchMeasuresQEMU(t *testing.T) {
 func TestBenchMeasuresSeveralGuests(t *testing.T) {
 	testutil.NeedKVM(t)
 	testutil.NeedIOUring(t)
-	for _, irq := range []string{"off", "on"} {
-		for _, e := range workingBackends(t) {
+	for i, e := range workingBackends(t) {
+		irqs := []string{"off"}
+		if i == 0 {
+			irqs = []string{"off", "on"}
+		}
+		for _, irq := range irqs {
 			rows := benchRows(t, "--engine", "native,"+e, "--guests", "1,3", "--iodepth", "2", "--irq", irq)
 			if want := []string{engineNative, e, e}; !slices.Equal(engineNames(rows), want) {
 				t.Fatalf("rows of %v, want %v", engineNames(rows), want)
