@@ -95,7 +95,7 @@ struct upv_req {
 	u8 opcode;   /* the process's */
 	bool busy;
 	bool skip;   /* IOSQE_CQE_SKIP_SUCCESS */
-	bool orders; /* the device has it, and is to see what comes after it: IOSQE_IO_DRAIN, TIMEOUT that counts */
+	bool orders; /* the device has it, and what comes after it: IOSQE_IO_DRAIN, TIMEOUT that counts */
 	bool in;     /* the device writes to the memory */
 	bool pinned; /* the pieces are this request's own, not a registered buffer's */
 	s32 fail;    /* the error that an SQE of the device's stands for */

@@ -1205,7 +1205,7 @@ static void upv_chain_end(struct upv_uring *u, struct upv_chain *chain)
 int upv_med_submit(struct upv_uring *u, u32 n)
 {
 	struct upv_chain *chain = NULL;
-	bool broken = false, stop = false;
+	bool broken = false, stop = false, drains = false;
 	u32 done = 0, whole = u->tail; /* SQEs before whole are in chains that have their end */
 	int ret = 0;
 
@@ -1246,7 +1246,9 @@ int upv_med_submit(struct upv_uring *u, u32 n)
 			b.sqe.flags = (b.sqe.flags & ~IOSQE_CQE_SKIP_SUCCESS) | IOSQE_FIXED_FILE;
 			b.sqe.user_data = upv_tag(u, b.req);
 			b.req->busy = true;
-			if (b.sqe.flags & IOSQE_IO_DRAIN || (b.sqe.opcode == IORING_OP_TIMEOUT && b.sqe.off)) {
+			/* What comes after a link that drains waits for all of its chain. */
+			drains |= b.sqe.flags & IOSQE_IO_DRAIN;
+			if (drains || (b.sqe.opcode == IORING_OP_TIMEOUT && b.sqe.off)) {
 				mutex_lock(&u->cq_lock);
 				b.req->orders = true;
 				WRITE_ONCE(u->ordering, u->ordering + 1);
@@ -1265,7 +1267,7 @@ int upv_med_submit(struct upv_uring *u, u32 n)
 		if (!linked) {
 			upv_chain_end(u, chain);
 			chain = NULL;
-			broken = false;
+			broken = drains = false;
 			upv_inline(u, whole);
 			whole = u->tail;
 		}

@@ -37,7 +37,7 @@ const (
 	maxRounds      = 1000
 	maxBenchRings  = 16
 	maxBenchBuffer = 512 << 20 // of all rings of a guest
-	maxBenchGuests = 64
+	maxBenchGuests = 63        // a process has room for 64 machines, and a trial takes one
 )
 
 // benchOptions is the command line of `uringpv bench`.
@@ -118,11 +118,11 @@ own interrupts cause. CPU is in processors: the vCPU's (native: the loop's) thre
 the monitor's other threads, and the kernel's io_uring threads.
 
 With --guests N so many guests run the loop at the same time, each with a machine,
-a ring and a disk of its own, on one file; native and virtio-blk are measured with
-one. IOPS are then all guests' together, TO ONE is their ratio to one guest's in the
-same round, SLOWEST the slowest guest's to the fastest's, latencies are the worst
-guest's, and MiB EACH is the monitor's own memory, without guest RAM, divided by
-their number.
+a ring and a disk of its own, on one file; native and virtio-blk only if 1 is among
+the numbers. IOPS are then the sum of all guests' rates, TO ONE is their ratio to one
+guest's in the same round, SLOWEST the slowest guest's to the fastest's, latencies are
+the worst guest's, and MiB EACH is the monitor's own memory, without guest RAM, divided
+by their number.
 
 Without --file the disk is a scratch file in the page cache, or with --direct on the
 file system of the directory for temporary files. What writes, writes over --file!`,
@@ -172,6 +172,9 @@ func (o *benchOptions) validate(sizeGiven bool) error {
 	}
 	if n := slices.Max(o.guests.values); n > 1 && !o.readOnly() {
 		return usagef("--guests %d: several guests would write to the same disk, with --rw %s it is one", n, o.rw.value)
+	}
+	if len(o.settings(o.engines.values)) == 0 {
+		return usagef("--guests %s: %s is measured with one; add 1", &o.guests, &o.engines)
 	}
 	for _, depth := range o.depths.values {
 		if need := o.block * byteSize(depth*o.rings.value); need > maxBenchBuffer {

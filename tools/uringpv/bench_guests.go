@@ -4,7 +4,9 @@ package main
 
 import (
 	"context"
+	"errors"
 	"fmt"
+	"io/fs"
 	"math/bits"
 	"os"
 	"sync"
@@ -112,19 +114,33 @@ func (m *meeting) join(tid int) (met chan struct{}) {
 	return met
 }
 
-// look reads what the guests have used. The lock is held.
+// look reads what the guests have used. The lock is held. Memory is read once, before
+// the loop, as that takes a while.
 func (m *meeting) look() {
 	pid := os.Getpid()
-	if m.memory, m.err = ownMemory(pid); m.err != nil {
-		return
+	if m.memory == 0 {
+		if m.memory, m.err = memoryOfAll(pid); m.err != nil {
+			return
+		}
+	}
+	m.now, m.err = readCPU(pid, func(tid int, _ string) bool { return m.vcpus[tid] })
+}
+
+// memoryOfAll is the own memory of a process and of its children, in bytes.
+func memoryOfAll(pid int) (int64, error) {
+	sum, err := ownMemory(pid)
+	if err != nil {
+		return 0, err
 	}
 	for _, child := range children(pid) {
 		bytes, err := ownMemory(child)
-		if err != nil {
-			m.err = fmt.Errorf("memory of a ring owner: %w", err)
-			return
+		if errors.Is(err, fs.ErrNotExist) || errors.Is(err, unix.ESRCH) {
+			continue // it has ended
 		}
-		m.memory += bytes
+		if err != nil {
+			return 0, fmt.Errorf("memory of a ring owner: %w", err)
+		}
+		sum += bytes
 	}
-	m.now, m.err = readCPU(pid, func(tid int, _ string) bool { return m.vcpus[tid] })
+	return sum, nil
 }

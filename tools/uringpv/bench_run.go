@@ -112,6 +112,10 @@ func (b *bencher) working(ctx context.Context, r *benchReport) ([]string, error)
 	var engines []string
 	var last error
 	for _, e := range b.options.engines.values {
+		if len(b.options.settings([]string{e})) == 0 {
+			r.skipped = append(r.skipped, runSkip{e, fmt.Sprintf("it is measured with one guest, and --guests is %s", &b.options.guests)})
+			continue
+		}
 		err := b.cannot(e)
 		if err == nil {
 			_, err = b.measure(ctx, setting{e, b.options.depths.values[0], b.options.most(e)}, warmUp)
@@ -285,7 +289,7 @@ func (s *stretch) count(name string) *uint64 {
 // measure runs one engine once.
 func (b *bencher) measure(ctx context.Context, what setting, length time.Duration) (sample, error) {
 	// An engine that loses a request waits for ever.
-	limit := 2*length + 30*time.Second
+	limit := 2*length + 30*time.Second + time.Duration(what.Guests)*time.Second
 	ctx, cancel := context.WithTimeoutCause(ctx, limit, fmt.Errorf("a measurement of %v has not ended after %v", length, limit))
 	defer cancel()
 	o := b.options

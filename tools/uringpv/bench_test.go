@@ -221,3 +221,28 @@ func TestListsOfWordsAndNumbers(t *testing.T) {
 		}
 	}
 }
+
+func TestSeveralGuestsOfABenchmarkAreRefusedWhereTheyMeanNothing(t *testing.T) {
+	for _, c := range []struct {
+		rw, engines, guests, says string
+	}{
+		{rwRandRead, "native,relay", "8", ""},
+		{rwNop, "relay", "1,63", ""},
+		{rwRandWrite, "relay", "1,2", "several guests would write to the same disk"},
+		{rwFsync, "relay", "2", "several guests would write"},
+		{rwRandWrite, "relay", "1", ""},
+		{rwRandRead, "native,virtio-blk", "2,3", "--guests 2,3: native,virtio-blk is measured with one; add 1"},
+		{rwRandRead, "native", "1,3", ""},
+	} {
+		o := newBenchOptions()
+		for _, err := range []error{o.rw.Set(c.rw), o.engines.Set(c.engines), o.guests.Set(c.guests)} {
+			if err != nil {
+				t.Fatal(err)
+			}
+		}
+		err := o.validate(false)
+		if (err == nil) != (c.says == "") || err != nil && !strings.Contains(err.Error(), c.says) {
+			t.Errorf("%+v: %v", c, err)
+		}
+	}
+}

@@ -196,7 +196,7 @@ func TestManyMachinesShareSQThreads(t *testing.T) {
 	if got := shares(); !slices.Equal(got, []bool{false, false, true}) {
 		t.Errorf("few: %v", got)
 	}
-	l.shareThreads()
+	shareThreads(l.disks)
 	if got := shares(); !slices.Equal(got, []bool{true, false, true}) {
 		t.Errorf("many: %v", got)
 	}

@@ -316,9 +316,9 @@ func (l *diskList) Set(s string) error {
 func (*diskList) Type() string { return "PATH[,KEY=VALUE...]" }
 
 // shareThreads lets disks whose owner leaves it to us share an SQ thread.
-func (l *diskList) shareThreads() {
-	for i := range l.disks {
-		if d := &l.disks[i]; d.SQPollThread == threadAuto {
+func shareThreads(disks []diskSpec) {
+	for i := range disks {
+		if d := &disks[i]; d.SQPollThread == threadAuto {
 			d.SQPollThread = threadShared
 		}
 	}

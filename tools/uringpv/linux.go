@@ -117,6 +117,9 @@ func (o *runOptions) runLinux(ctx context.Context, stdin io.Reader, stdout, stde
 	if err != nil {
 		return err
 	}
+	if o.crowded {
+		shareThreads(disks)
+	}
 	if _, err := lookAtHost(); err != nil {
 		return err
 	}

@@ -34,8 +34,8 @@ func execute(args []string, stdout, stderr io.Writer) int {
 	if flushErr := out.Flush(); err == nil && flushErr != nil {
 		err = fmt.Errorf("write to stdout: %w", flushErr)
 	}
-	if cause := context.Cause(ctx); err != nil && isBrokenPipe(cause) {
-		err = cause
+	if cause := context.Cause(ctx); isBrokenPipe(cause) {
+		err = cause // whatever came of it
 	}
 	if err != nil && !isReported(err) {
 		fmt.Fprintf(errout, "uringpv: %s\n", oneLine(err.Error()))
@@ -59,10 +59,10 @@ func interruptible(parent context.Context) (ctx context.Context, end func(syscal
 	go func() {
 		select {
 		case s := <-signals:
-			signal.Stop(signals)
 			end(s.(syscall.Signal))
 		case <-ctx.Done():
 		}
+		signal.Stop(signals)
 	}()
 	return ctx, end, func() {
 		signal.Stop(signals)

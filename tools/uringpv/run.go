@@ -50,6 +50,7 @@ type runOptions struct {
 	cpus      count
 	memory    byteSize
 	hugePages bool
+	crowded   bool // there are many machines in this process
 	timeout   span
 	report    choice
 	verbosity int
@@ -317,6 +318,9 @@ func (o *runOptions) runBuiltin(ctx context.Context, stdout, stderr io.Writer, l
 		}
 		defer finally(&err, log, closeScratch)
 		disks = []diskSpec{d}
+	}
+	if o.crowded {
+		shareThreads(disks)
 	}
 
 	exports, err := o.exports.open(ctx)

@@ -3,7 +3,11 @@
 package sqthread
 
 import (
+	"fmt"
 	"math"
+	"os"
+	"strings"
+	"time"
 
 	"golang.org/x/sys/unix"
 
@@ -26,12 +30,24 @@ func begun(r *hostring.Ring) (tid int) {
 	}
 	var cqes [1]hostring.CQE
 	r.Reap(cqes[:])
-	for range 100 { // while the thread has the ring's lock the kernel does not tell
+	// While the thread has the ring's lock the kernel does not tell.
+	for tries := 0; tries < 20; tries++ {
 		if info, err := r.Info(); err == nil && info.SQThread > 0 {
-			return info.SQThread
+			return ours(info.SQThread)
 		}
+		time.Sleep(100 * time.Microsecond)
 	}
 	return -1
+}
+
+// ours is tid if that is an SQ thread of this process, else -1: in a PID namespace the
+// kernel's number may be that of a thread which has nothing to do with it.
+func ours(tid int) int {
+	comm, err := os.ReadFile(fmt.Sprintf("/proc/self/task/%d/comm", tid))
+	if err != nil || !strings.HasPrefix(string(comm), "iou-sqp-") {
+		return -1
+	}
+	return tid
 }
 
 // weigh gives the thread its weight in the scheduler. What it does is the work of all the
