@@ -50,8 +50,11 @@ type Memory struct {
 	fd     int
 	views  []shm.View // one a region; empty after Close
 	ram    [][]byte   // likewise, for loaders before the guest runs
-	once   sync.Once
-	err    error // of Close
+
+	population population
+
+	once sync.Once
+	err  error // of Close
 }
 
 // New makes guest RAM of a layout that NewLayout made. The pages are zero; small
@@ -235,6 +238,7 @@ func (m *Memory) FromUser(addr, length uint64) (Range, bool) {
 // and return the same error.
 func (m *Memory) Close() error {
 	m.once.Do(func() {
+		m.population.end()
 		m.views, m.ram = nil, nil
 		var all *multierror.Error
 		if err := release(slotBase(m.slot), SlotSize); err != nil {

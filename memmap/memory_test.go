@@ -494,3 +494,60 @@ func BenchmarkView(b *testing.B) {
 		}
 	}
 }
+
+func TestPopulateFindsEveryPage(t *testing.T) {
+	m, err := memmap.New(layout(t, 16<<20), memmap.Options{})
+	if err != nil {
+		t.Fatal(err)
+	}
+	if err := m.WriteAt([]byte("kept"), 5<<20); err != nil {
+		t.Fatal(err)
+	}
+	<-m.Populate()
+	var st unix.Stat_t
+	if err := unix.Fstat(m.FD(), &st); err != nil {
+		t.Fatal(err)
+	}
+	if st.Blocks*512 != 16<<20 {
+		t.Errorf("%d bytes of 16 MiB are in memory", st.Blocks*512)
+	}
+	got := make([]byte, 4)
+	if err := m.ReadAt(got, 5<<20); err != nil || string(got) != "kept" {
+		t.Errorf("what was there is %q, %v", got, err)
+	}
+	if err := m.Close(); err != nil {
+		t.Error(err)
+	}
+	<-m.Populate()
+}
+
+// Close does not wait for gigabytes, and not for what nobody began.
+func TestCloseEndsPopulating(t *testing.T) {
+	for _, begin := range []bool{true, false} {
+		m, err := memmap.New(layout(t, 2<<30), memmap.Options{})
+		if err != nil {
+			t.Fatal(err)
+		}
+		fd, err := unix.Dup(m.FD())
+		if err != nil {
+			t.Fatal(err)
+		}
+		if begin {
+			m.Populate()
+		}
+		if err := m.Close(); err != nil {
+			t.Error(err)
+		}
+		<-m.Populate()
+		var st unix.Stat_t
+		if err := unix.Fstat(fd, &st); err != nil {
+			t.Fatal(err)
+		}
+		if st.Blocks*512 >= 2<<30 {
+			t.Error("all guest RAM was populated")
+		}
+		if err := unix.Close(fd); err != nil {
+			t.Error(err)
+		}
+	}
+}

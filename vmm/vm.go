@@ -110,6 +110,10 @@ func New(c Config) (_ *VM, err error) {
 	if vm.memory, err = memmap.New(layout, memmap.Options{HugePages: c.HugePages}); err != nil {
 		return nil, err
 	}
+	if len(c.Devices) > 0 {
+		// Backends pin it all, and this takes longer than the rest of what is made here.
+		vm.memory.Populate()
+	}
 	if vm.kvm, err = vm.system.NewVM(); err != nil {
 		return nil, err
 	}

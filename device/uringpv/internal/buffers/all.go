@@ -6,7 +6,6 @@ import (
 	"errors"
 	"fmt"
 	"sync"
-	"sync/atomic"
 
 	"golang.org/x/sys/unix"
 
@@ -14,23 +13,18 @@ import (
 	"github.com/uringpv/uringpv/memmap"
 )
 
-// step is how much RAM is faulted in at a time, in bytes: what needs the address
-// space for itself waits for no more than that, which is a millisecond.
-const step = 1 << 20
-
 // ErrClosed says that the pinning was given up.
 var ErrClosed = errors.New("closed before all guest RAM was pinned")
 
 // All is all guest RAM as registered buffers, for rings of this process to share. It
-// is pinned while the guest boots: the first time, that takes 2 to 3 µs for each page,
-// since the kernel has to find and to clear it.
+// is pinned while the guest boots, when it has been populated, which takes longer.
 type All struct {
 	memory *memmap.Memory
 	ring   *hostring.Ring // has the buffers, once ready is closed
 	keep   bool           // Share is possible
 	ready  chan struct{}  // closed when pinned or failed
 	err    error          // likewise: of pinning
-	stop   atomic.Bool
+	stop   chan struct{}  // closed by Close
 	once   sync.Once
 	closed error
 }
@@ -52,7 +46,7 @@ func pinAll(m *memmap.Memory, keep bool) (*All, error) {
 	if err != nil {
 		return nil, fmt.Errorf("the host's io_uring: %w", err)
 	}
-	a := &All{memory: m, ring: ring, keep: keep, ready: make(chan struct{})}
+	a := &All{memory: m, ring: ring, keep: keep, ready: make(chan struct{}), stop: make(chan struct{})}
 	go func() {
 		defer close(a.ready)
 		if a.err = a.pin(); a.err == nil && !keep {
@@ -62,26 +56,18 @@ func pinAll(m *memmap.Memory, keep bool) (*All, error) {
 	return a, nil
 }
 
-// pin faults RAM in and registers it.
+// pin registers RAM when it is there.
 func (a *All) pin() error {
-	ranges := a.memory.Layout().Buffers()
-	for _, r := range ranges {
-		b, err := a.memory.Bytes(r)
-		if err != nil {
-			return err
-		}
-		for len(b) > 0 {
-			if a.stop.Load() {
-				return ErrClosed
-			}
-			n := min(step, len(b))
-			if unix.Madvise(b[:n], unix.MADV_POPULATE_WRITE) != nil {
-				break // before Linux 5.14, or out of memory: registering does it, or says so
-			}
-			b = b[n:]
-		}
+	select {
+	case <-a.memory.Populate():
+	case <-a.stop:
 	}
-	return Pin(a.ring, a.memory, ranges)
+	select {
+	case <-a.stop:
+		return ErrClosed
+	default:
+		return Pin(a.ring, a.memory, a.memory.Layout().Buffers())
+	}
 }
 
 // Wait waits until all guest RAM is pinned and returns why it is not: an error of
@@ -107,7 +93,7 @@ func (a *All) Share(r *hostring.Ring) error {
 // same error.
 func (a *All) Close() error {
 	a.once.Do(func() {
-		a.stop.Store(true)
+		close(a.stop)
 		<-a.ready
 		a.closed = a.ring.Close()
 	})
