@@ -99,3 +99,31 @@ func TestEachLinuxTestIsInOneRow(t *testing.T) {
 		t.Errorf("%d tests of Linux guests were found", tests)
 	}
 }
+
+func TestWhatFailedIsRunAgain(t *testing.T) {
+	out := `=== RUN   TestLinuxA
+=== RUN   TestLinuxA/6.1/relay/2
+=== RUN   TestLinuxA/6.12/relay/2
+    a_test.go:1: shutdown (triple fault)
+--- FAIL: TestLinuxA (1.00s)
+    --- PASS: TestLinuxA/6.1/relay/2 (0.50s)
+    --- FAIL: TestLinuxA/6.12/relay/2 (0.50s)
+--- FAIL: TestLinuxAB (0.10s)
+--- SKIP: TestLinuxC (0.00s)
+`
+	var r result
+	r.count(strings.NewReader(out), &strings.Builder{})
+	if r.passed != 1 || r.failed != 3 || r.skipped != 1 || r.faults != 1 {
+		t.Errorf("%+v", r)
+	}
+	if len(r.faulted) != 1 || !r.faulted["TestLinuxA/6.12/relay/2"] {
+		t.Errorf("triple faults of %v", r.faulted)
+	}
+	got := innermost(r.failures)
+	if want := []string{"TestLinuxA/6.12/relay/2", "TestLinuxAB"}; !slices.Equal(got, want) {
+		t.Errorf("%q are run again, want %q", got, want)
+	}
+	if got, want := exactly(got[0]), `^TestLinuxA$/^6\.12$/^relay$/^2$`; got != want {
+		t.Errorf("by %s, want %s", got, want)
+	}
+}
