@@ -24,7 +24,9 @@ func BenchmarkFirstIO(b *testing.B) {
 	testutil.NeedKVM(b)
 	testutil.NeedIOUring(b)
 	program := filepath.Join(b.TempDir(), "uringpv")
-	if out, err := exec.Command("go", "build", "-trimpath", "-o", program, ".").CombinedOutput(); err != nil {
+	build := exec.Command("go", "build", "-trimpath", "-o", program, ".")
+	build.Env = append(os.Environ(), "CGO_ENABLED=0") // as make build does
+	if out, err := build.CombinedOutput(); err != nil {
 		b.Fatalf("go build: %v: %s", err, out)
 	}
 	disk := filepath.Join(b.TempDir(), "disk")
