@@ -5,6 +5,8 @@ package main
 import (
 	"bufio"
 	"io"
+	"os"
+	"path/filepath"
 	"strings"
 	"syscall"
 	"testing"
@@ -102,7 +104,11 @@ func TestSignalsAtAnyMoment(t *testing.T) {
 func TestClosedStdoutEndsARun(t *testing.T) {
 	testutil.NeedKVM(t)
 	testutil.NeedIOUring(t)
-	for _, args := range [][]string{{"run"}, {"run", "--report", "json"}, {"probe"}} {
+	disk := filepath.Join(t.TempDir(), "disk")
+	if err := os.WriteFile(disk, make([]byte, 1<<20), 0o600); err != nil {
+		t.Fatal(err)
+	}
+	for _, args := range [][]string{{"run"}, {"run", "--guest", "checksum", "--report", "json", "--disk", disk}, {"probe"}} {
 		c := newCommand(t, args...)
 		c.Stdout = nil
 		pipe, err := c.StdoutPipe()
