@@ -3,6 +3,7 @@
 package main
 
 import (
+	"cmp"
 	"errors"
 	"fmt"
 	"io/fs"
@@ -25,6 +26,11 @@ func (r *result) row() string {
 	}
 	return fmt.Sprintf("| %s | %s | %s | %d | %d | %d | %.1f | %s | %s |\n", r.name, r.where(), strings.Join(r.guests, ", "),
 		r.passed, r.failed, r.skipped, r.took.Minutes(), r.begun.UTC().Format(time.DateOnly), state)
+}
+
+// noRow is the row of a step that has never run.
+func (r *result) noRow() string {
+	return fmt.Sprintf("| %s | %s | %s | | | | | | not run yet |\n", r.name, r.where(), strings.Join(r.guests, ", "))
 }
 
 // table is the results as a Markdown table.
@@ -71,7 +77,8 @@ Kernels are Debian's: 6.1 and 6.12 of Debian 12, the newest of sid, without a su
 `, s.command())
 	b.WriteString(tableHead)
 	for _, st := range steps(s.full) {
-		b.WriteString(rows[rowKey((&result{step: st}).row())])
+		none := (&result{step: st}).noRow()
+		b.WriteString(cmp.Or(rows[rowKey(none)], none))
 	}
 	return os.WriteFile(s.report, []byte(b.String()), 0o644)
 }

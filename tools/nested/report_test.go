@@ -38,6 +38,9 @@ func TestAReportKeepsTheRowsOfStepsThatDidNotRun(t *testing.T) {
 			t.Errorf("%q is not there once:\n%s", want, text)
 		}
 	}
+	if got, want := strings.Count(text, "| not run yet |\n"), len(all)-2; got != want {
+		t.Errorf("%d steps have not run, want %d:\n%s", got, want, text)
+	}
 	if strings.Contains(text, "**fail**") {
 		t.Errorf("the row of the step that ran again is still there:\n%s", text)
 	}
