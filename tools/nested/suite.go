@@ -73,7 +73,7 @@ const (
 	withLinuxGuests = "^TestLinux"
 	withMuchRAM     = "^TestLinuxWithMoreThan4GiB$"
 	withLiburing    = "^TestLinuxLiburing$"
-	longOnTCG       = "^Test(RunLeavesNothingInTheProcess|ChecksumIsSha256sum|WatchdogSleepsWithTheRing|FloodStopsTheRing|BenchMeasuresEveryEngine|BenchMeasuresSeveralGuests|BenchSharesSQThreads|PolledStretchMakesNoSystemCall|ChecksumOfADirectDisk)$" // make test has them, on the host
+	longOnTCG       = "^Test(RunLeavesNothingInTheProcess|ChecksumIsSha256sum|WatchdogSleepsWithTheRing|FloodStopsTheRing|BenchMeasuresEveryEngine|BenchMeasuresSeveralGuests|BenchSharesSQThreads|PolledStretchMakesNoSystemCall|ChecksumOfADirectDisk|CrowdedFleetSharesOneSQThread)$" // make test has them, on the host
 	bootsLinux      = "^TestLinux(FindsItsDisk|RootDisk|PowerOff|Panic|Discard)"
 	linuxBoots      = "^TestLinux(PowerOff|Panic|Shell|GoesOn|RootDisk|AsELF|FindsItsDisk|WithEightCPUs)"
 	linuxData       = "^TestLinux(VerifiedIO|FileSystems|Discard|ReadOnlyDisk|PolledQueues|SeesACapacity)"

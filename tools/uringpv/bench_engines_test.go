@@ -56,7 +56,7 @@ func checkRow(t *testing.T, r row, data bool) {
 	if r.Ratio == nil || *r.Ratio <= 0 || *r.RatioMin > *r.Ratio || *r.RatioMax < *r.Ratio {
 		t.Errorf("%s at depth %d: no ratio to native", r.Engine, r.Depth)
 	}
-	for field, v := range map[string]*float64{"kvm_exits_per_io": r.KVMExits, "vmm_syscalls_per_io": r.VMMSyscalls, "irqs_per_io": r.IRQs} {
+	for field, v := range map[string]*float64{"kvm_exits_per_io": r.KVMExits, "vmm_syscalls_per_io": r.VMMSyscalls, "irqs_per_io": r.IRQs, "own_memory_mib": r.Memory} {
 		if (v == nil) != (r.Missing[field] != "") {
 			t.Errorf("%s at depth %d: %s is %v, and the reason is %q", r.Engine, r.Depth, field, v, r.Missing[field])
 		}
@@ -201,52 +201,58 @@ func TestBenchSharesSQThreads(t *testing.T) {
 	}
 	for thread, want := range map[string]int{threadOwn: 4, threadAuto: 1, threadShared: 1} {
 		b := newCommand(t, "bench", "--rounds", "1", "--runtime", "700ms", "--size", "1M", "--engine", enginePassthrough, "--guests", "4", "--iodepth", "1", "--sqpoll-thread", thread)
-		if err := b.Start(); err != nil {
-			t.Fatal(err)
-		}
-		// A ring that is made or has ended may have a thread, too, for a while: what
-		// counts is what there is most of the time.
-		seen := map[int]int{}
-		end := make(chan struct{})
-		go func() {
-			defer close(end)
-			for {
-				n, alive := sqThreads(b.Process.Pid)
-				if !alive {
-					return
-				}
-				if n > 0 {
-					seen[n]++
-				}
-				time.Sleep(5 * time.Millisecond)
-			}
-		}()
-		status := b.finish()
-		<-end
-		if status != exitOK {
-			t.Fatalf("exit status %d: %s", status, &b.stderr)
-		}
-		often := 0
-		for n, times := range seen {
-			if times > seen[often] {
-				often = n
-			}
-		}
-		if often != want {
+		if often, seen := usualSQThreads(t, b); often != want {
 			t.Errorf("--sqpoll-thread %s: four guests have mostly %d SQ threads, want %d; times for each number: %v", thread, often, want, seen)
 		}
 	}
 }
 
-// sqThreads is how many SQ threads a process has, if it is there.
-func sqThreads(pid int) (n int, alive bool) {
+// usualSQThreads runs a command, which is to succeed, and returns how many SQ threads it
+// has most of the time that it has any, and how often each number was seen. A ring that
+// is made or has ended may have a thread, too, for a while.
+func usualSQThreads(t *testing.T, c *command) (often int, seen map[int]int) {
+	t.Helper()
+	if err := c.Start(); err != nil {
+		t.Fatal(err)
+	}
+	seen = map[int]int{}
+	ended, watched := make(chan struct{}), make(chan struct{})
+	go func() {
+		defer close(watched)
+		for {
+			select {
+			case <-ended:
+				return
+			case <-time.After(5 * time.Millisecond):
+			}
+			if n := sqThreads(c.Process.Pid); n > 0 {
+				seen[n]++
+			}
+		}
+	}()
+	status := c.finish()
+	close(ended)
+	<-watched
+	if status != exitOK {
+		t.Fatalf("exit status %d: %s", status, &c.stderr)
+	}
+	for n, times := range seen {
+		if times > seen[often] {
+			often = n
+		}
+	}
+	return often, seen
+}
+
+// sqThreads is how many SQ threads a process has.
+func sqThreads(pid int) (n int) {
 	names, _ := filepath.Glob(fmt.Sprintf("/proc/%d/task/*/comm", pid))
 	for _, name := range names {
 		if comm, err := os.ReadFile(name); err == nil && strings.HasPrefix(string(comm), "iou-sqp-") {
 			n++
 		}
 	}
-	return n, len(names) > 0
+	return n
 }
 
 // A guest that fails ends the wait of the others, and all that meet see the same.

@@ -154,6 +154,9 @@ func (b *bencher) cannot(engine string) error {
 // missing says why fields of an engine's rows are null.
 func (b *bencher) missing(engine string) missing {
 	m := missing{}
+	if !inGuest(engine) {
+		m["own_memory_mib"] = "the loop is not in a guest of this program"
+	}
 	if engine == engineNative {
 		for _, field := range []string{"kvm_exits_per_io", "vmm_syscalls_per_io", "irqs_per_io"} {
 			m[field] = "a process of the host has no virtual machine"

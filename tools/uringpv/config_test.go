@@ -7,6 +7,7 @@ import (
 	"encoding/json"
 	"os"
 	"path/filepath"
+	"runtime"
 	"slices"
 	"strings"
 	"testing"
@@ -199,6 +200,35 @@ func TestManyMachinesShareSQThreads(t *testing.T) {
 	shareThreads(l.disks)
 	if got := shares(); !slices.Equal(got, []bool{true, false, true}) {
 		t.Errorf("many: %v", got)
+	}
+}
+
+func TestCrowdedFleetSharesOneSQThread(t *testing.T) {
+	testutil.NeedKVM(t)
+	testutil.NeedIOUring(t)
+	if !slices.Contains(workingBackends(t), backendPassthrough) {
+		t.Skip("this host has no passthrough")
+	}
+	machines := runtime.NumCPU()/2 + 1
+	if machines > 16 {
+		t.Skipf("NOT TESTED: more machines than half of %d CPUs are too many for a test", runtime.NumCPU())
+	}
+	machines = max(machines, 2)
+	disk := filepath.Join(t.TempDir(), "disk.img")
+	if err := os.WriteFile(disk, nil, 0o600); err != nil {
+		t.Fatal(err)
+	}
+	if err := os.Truncate(disk, 64<<20); err != nil {
+		t.Fatal(err)
+	}
+	for options, want := range map[string]int{"": 1, ",sqpoll-thread=own": machines} {
+		config := "machines:\n"
+		for range machines {
+			config += `  - {guest: checksum, disk: "` + disk + `,readonly=on,backend=passthrough` + options + "\"}\n"
+		}
+		if often, seen := usualSQThreads(t, newCommand(t, "run", "--config", configFile(t, config))); often != want {
+			t.Errorf("%d machines%s have mostly %d SQ threads, want %d; times for each number: %v", machines, options, often, want, seen)
+		}
 	}
 }
 

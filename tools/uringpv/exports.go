@@ -27,7 +27,6 @@ type exportOptions struct {
 	backend choice
 	rings   count
 	policy  policyValue
-	crowded bool // there are many machines in this process
 }
 
 func newExportOptions() exportOptions {
@@ -108,7 +107,7 @@ func (o *exportOptions) device(files []uringpv.File, backend vmm.Choice) vmm.Dev
 	d := defaultDisk()
 	return vmm.DeviceConfig{
 		Name: exportsDevice, Files: o.policy.apply(files), Backend: backend, Rings: o.rings.value, MaxEntries: uint32(d.Entries),
-		SQPoll: d.SQPoll, SQThreadIdle: d.SQPollIdle, SQThreadCPU: d.SQPollCPU, SQThreadShared: o.crowded, Deny: o.policy.deny, DenyFlags: o.policy.flags,
+		SQPoll: d.SQPoll, SQThreadIdle: d.SQPollIdle, SQThreadCPU: d.SQPollCPU, Deny: o.policy.deny, DenyFlags: o.policy.flags,
 	}
 }
 

@@ -66,7 +66,7 @@ func (f *fleet) run(ctx context.Context) error {
 	}
 	if crowded(len(f.machines), runtime.NumCPU()) {
 		for _, m := range f.machines {
-			m.options.crowded, m.options.exports.crowded = true, true
+			m.options.crowded = true
 		}
 	}
 	reports := make([]machineReport, len(f.machines))

@@ -106,6 +106,7 @@ func (g *guestRunner) runOn(ctx context.Context, d diskSpec, choice vmm.Choice) 
 	}
 	if len(exports) > 0 {
 		c := g.options.exports.device(exports, backend)
+		c.SQThreadShared = g.options.crowded
 		m.exports = &c
 	}
 	return g.runMachine(ctx, &m)

@@ -9,6 +9,7 @@ import (
 	"log/slog"
 	"os"
 	"path/filepath"
+	"slices"
 	"sync"
 	"testing"
 	"time"
@@ -54,8 +55,23 @@ func BenchmarkIdle(b *testing.B) {
 
 // idleUse is how many processors so many guests at rest keep busy.
 func idleUse(path, backend, thread string, guests int) (use float64, err error) {
+	end := restingGuests(path, backend, thread, guests)
+	time.Sleep(idleSettles)
+	look := func() cpuTimes {
+		now, e := readCPU(os.Getpid(), func(int, string) bool { return false })
+		err = errors.Join(err, e)
+		return now
+	}
+	before := look()
+	time.Sleep(idleStretch)
+	u := look().use(before)
+	return u.VMM + u.Kernel, errors.Join(err, end())
+}
+
+// restingGuests runs guests, and returns when all of them have come to rest. end ends
+// them; its error says which have not, or have ended by themselves.
+func restingGuests(path, backend, thread string, guests int) (end func() error) {
 	ctx, cancel := context.WithCancelCause(context.Background())
-	defer cancel(nil)
 	done := errors.New("done")
 	var running, resting sync.WaitGroup
 	resting.Add(guests)
@@ -82,16 +98,48 @@ func idleUse(path, backend, thread string, guests int) (use float64, err error) 
 		})
 	}
 	resting.Wait()
-	time.Sleep(idleSettles)
-	look := func() cpuTimes {
-		now, e := readCPU(os.Getpid(), func(int, string) bool { return false })
-		err = errors.Join(err, e)
-		return now
+	return func() error {
+		cancel(done)
+		running.Wait()
+		return errors.Join(errs...)
 	}
-	before := look()
-	time.Sleep(idleStretch)
-	u := look().use(before)
-	cancel(done)
-	running.Wait()
-	return u.VMM + u.Kernel, errors.Join(err, errors.Join(errs...))
+}
+
+// A guest at rest leaves its SQ thread asleep: sooner or later there is a while in which
+// none uses any time.
+func TestGuestAtRestLetsItsSQThreadSleep(t *testing.T) {
+	testutil.NeedKVM(t)
+	testutil.NeedIOUring(t)
+	disk := filepath.Join(t.TempDir(), "disk")
+	if err := os.WriteFile(disk, make([]byte, 1<<20), 0o600); err != nil {
+		t.Fatal(err)
+	}
+	for _, c := range []struct{ backend, thread string }{{backendPassthrough, threadOwn}, {backendPassthrough, threadShared}, {backendIsolated, threadOwn}} {
+		if !slices.Contains(workingBackends(t), c.backend) {
+			continue
+		}
+		end := restingGuests(disk, c.backend, c.thread, 2)
+		slept := false
+		for until := time.Now().Add(30 * time.Second); !slept && time.Now().Before(until); {
+			before, err := readCPU(os.Getpid(), func(int, string) bool { return false })
+			if err != nil {
+				t.Fatal(err)
+			}
+			time.Sleep(300 * time.Millisecond)
+			after, err := readCPU(os.Getpid(), func(int, string) bool { return false })
+			if err != nil {
+				t.Fatal(err)
+			}
+			if before.kernel == 0 {
+				t.Fatalf("%s: guests at rest have no SQ thread", c.backend)
+			}
+			slept = after.kernel == before.kernel
+		}
+		if !slept {
+			t.Errorf("%s, %s: the SQ threads of guests at rest never sleep", c.backend, c.thread)
+		}
+		if err := end(); err != nil {
+			t.Errorf("%s: %v", c.backend, err)
+		}
+	}
 }

@@ -169,7 +169,9 @@ func (o *runOptions) runLinux(ctx context.Context, stdin io.Reader, stdout, stde
 	}
 	defer finally(&err, log, exports.close)
 	if files := exports.files(); len(files) > 0 {
-		devices = append(devices, o.exports.device(files, vmm.Choice(o.exports.backend.value)))
+		c := o.exports.device(files, vmm.Choice(o.exports.backend.value))
+		c.SQThreadShared = o.crowded
+		devices = append(devices, c)
 	}
 	vm, err := vmm.New(vmm.Config{
 		Memory: uint64(o.memory), HugePages: o.hugePages, CPUs: o.cpus.value, Guest: guest, Devices: devices, Serial: stdout, Logger: log,

@@ -15,9 +15,8 @@ import (
 	"github.com/uringpv/uringpv/internal/testutil"
 )
 
-// startAndWaitFor starts c and returns when a line of its stdout begins with
-// prefix. The rest of stdout is collected.
-func startAndWaitFor(t *testing.T, c *command, prefix string) {
+// startPiped starts a command and returns its stdout.
+func startPiped(t *testing.T, c *command) io.ReadCloser {
 	t.Helper()
 	c.Stdout = nil
 	pipe, err := c.StdoutPipe()
@@ -27,6 +26,14 @@ func startAndWaitFor(t *testing.T, c *command, prefix string) {
 	if err := c.Start(); err != nil {
 		t.Fatal(err)
 	}
+	return pipe
+}
+
+// startAndWaitFor starts c and returns when a line of its stdout begins with
+// prefix. The rest of stdout is collected.
+func startAndWaitFor(t *testing.T, c *command, prefix string) {
+	t.Helper()
+	pipe := startPiped(t, c)
 	lines := bufio.NewReader(io.TeeReader(pipe, &c.stdout))
 	for {
 		line, err := lines.ReadString('\n')
@@ -110,14 +117,7 @@ func TestClosedStdoutEndsARun(t *testing.T) {
 	}
 	for _, args := range [][]string{{"run"}, {"run", "--guest", "checksum", "--report", "json", "--disk", disk}, {"probe"}} {
 		c := newCommand(t, args...)
-		c.Stdout = nil
-		pipe, err := c.StdoutPipe()
-		if err != nil {
-			t.Fatal(err)
-		}
-		if err := c.Start(); err != nil {
-			t.Fatal(err)
-		}
+		pipe := startPiped(t, c)
 		if len(args) == 1 && args[0] == "run" {
 			if _, err := bufio.NewReaderSize(pipe, 16).ReadString('\n'); err != nil {
 				t.Fatal(err)

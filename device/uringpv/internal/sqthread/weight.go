@@ -31,7 +31,7 @@ func begun(r *hostring.Ring) (tid int) {
 	var cqes [1]hostring.CQE
 	r.Reap(cqes[:])
 	// While the thread has the ring's lock the kernel does not tell.
-	for tries := 0; tries < 20; tries++ {
+	for range 20 {
 		if info, err := r.Info(); err == nil && info.SQThread > 0 {
 			return ours(info.SQThread)
 		}
