@@ -23,12 +23,14 @@ import (
 )
 
 // TestMain makes the test binary stand in for the commands that the tests
-// execute: uringpv itself, and two that make a host worse than it is.
+// execute: uringpv itself, two that make a host worse than it is, and one whose process
+// must be its own.
 func TestMain(m *testing.M) {
 	testscript.Main(m, map[string]func(){
 		"uringpv":           main,
 		"without-io-uring":  withoutIOUring,
 		"hold-a-write-lock": holdAWriteLock,
+		"says-conformance":  saysConformance,
 	})
 }
 
