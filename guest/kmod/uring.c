@@ -72,6 +72,7 @@ static void upv_uring_free(struct kref *ref)
 
 	upv_med_unregister(u);
 	upv_med_exit(u);
+	put_pid(u->issuer);
 	WARN_ON_ONCE(atomic_long_read(&u->pinned));
 	for (i = 0; i < u->nr_chunks; i++)
 		upv_free_pages(u->chunks[i], u->chunk_len);
@@ -360,7 +361,16 @@ static int upv_uring_kill(struct upv_uring *u, bool reset)
 
 #define UPV_SETUP_FLAGS (IORING_SETUP_CQSIZE | IORING_SETUP_CLAMP)
 #define UPV_SETUP_MEDIATED (IORING_SETUP_R_DISABLED | IORING_SETUP_SUBMIT_ALL | IORING_SETUP_COOP_TASKRUN | \
+			    IORING_SETUP_TASKRUN_FLAG | IORING_SETUP_SINGLE_ISSUER | IORING_SETUP_DEFER_TASKRUN | \
 			    UPV_SETUP_NO_SQARRAY)
+
+/* Flags that want another, as io_uring_setup(2) has it. */
+static bool upv_setup_agrees(u32 flags)
+{
+	if (flags & IORING_SETUP_DEFER_TASKRUN && !(flags & IORING_SETUP_SINGLE_ISSUER))
+		return false;
+	return !(flags & IORING_SETUP_TASKRUN_FLAG) || flags & (IORING_SETUP_COOP_TASKRUN | IORING_SETUP_DEFER_TASKRUN);
+}
 
 static int upv_do_setup(struct upv_uring *u, struct uringpv_user_setup *s)
 {
@@ -424,7 +434,7 @@ static long upv_setup(struct upv_uring *u, struct uringpv_user_setup __user *arg
 	mapped = s.flags & URINGPV_USER_MAPPED;
 	if (s.flags & ~URINGPV_USER_MAPPED || memchr_inv(s.resv, 0, sizeof(s.resv)) || s.nr_chunks ||
 	    memchr_inv(s.params.resv, 0, sizeof(s.params.resv)) ||
-	    s.params.flags & ~(UPV_SETUP_FLAGS | (mapped ? 0 : UPV_SETUP_MEDIATED)))
+	    s.params.flags & ~(UPV_SETUP_FLAGS | (mapped ? 0 : UPV_SETUP_MEDIATED)) || !upv_setup_agrees(s.params.flags))
 		return -EINVAL;
 	if (mapped ? !s.pool_len || !s.nr_files || s.nr_files > u->user->nr_files : s.pool_len || s.nr_files)
 		return -EINVAL;
@@ -533,6 +543,9 @@ static long upv_enter(struct upv_uring *u, struct uringpv_user_enter __user *arg
 		ret = -EBADFD;
 	else if (u->mapped)
 		ret = upv_mapped_enter(u, &e);
+	else if ((e.to_submit || (e.flags & IORING_ENTER_GETEVENTS && u->params.flags & IORING_SETUP_DEFER_TASKRUN)) &&
+		 !upv_med_issuer(u))
+		ret = -EEXIST;
 	else if (e.to_submit)
 		ret = upv_med_submit(u, e.to_submit);
 	mutex_unlock(&u->lock);

@@ -194,6 +194,7 @@ struct upv_uring {
 	unsigned int nr_bufs;
 	struct upv_restrictions restrictions;
 	bool disabled;
+	struct pid *issuer; /* under lock: the only thread that may submit and register; NULL: any may */
 
 	/* Mapped. */
 	void **chunks;
@@ -256,6 +257,8 @@ bool upv_med_translates(unsigned int op);
 bool upv_med_knows(struct upv_uring *u, unsigned int op);
 
 /* uring_reg.c */
+void upv_med_issues(struct upv_uring *u);
+bool upv_med_issuer(struct upv_uring *u);
 int upv_med_register(struct upv_uring *u, struct uringpv_user_register *r);
 void upv_entry_put(struct upv_uring *u, u32 index);
 void upv_med_unregister(struct upv_uring *u);

@@ -1306,6 +1306,8 @@ int upv_med_init(struct upv_uring *u)
 	u->words->sq_mask = p->sq_entries - 1;
 	u->words->cq_mask = p->cq_entries - 1;
 	u->disabled = p->flags & IORING_SETUP_R_DISABLED;
+	if (!u->disabled)
+		upv_med_issues(u);
 	u->nothing = URINGPV_SLOT_EMPTY;
 	u->first = u->user->nr_files;
 	if (upv_bit(u->user->opcodes, IORING_OP_ACCEPT) && u->dev->identity.max_ring_files > u->first) {

@@ -1,6 +1,7 @@
 // SPDX-License-Identifier: GPL-2.0
 /* Mediated rings: IORING_REGISTER_*. All with upv_uring.lock held. */
 #include <linux/mm.h>
+#include <linux/pid.h>
 #include <linux/sched/mm.h>
 #include <linux/slab.h>
 #include <linux/uio.h>
@@ -378,8 +379,23 @@ static bool upv_bare(struct uringpv_user_register *r)
 	return !r->arg && !r->nr_args;
 }
 
+/* IORING_SETUP_SINGLE_ISSUER: the ring is this thread's from now on. */
+void upv_med_issues(struct upv_uring *u)
+{
+	if (u->params.flags & IORING_SETUP_SINGLE_ISSUER)
+		u->issuer = get_task_pid(current, PIDTYPE_PID);
+}
+
+/* May this thread use the ring? */
+bool upv_med_issuer(struct upv_uring *u)
+{
+	return !u->issuer || u->issuer == task_pid(current);
+}
+
 int upv_med_register(struct upv_uring *u, struct uringpv_user_register *r)
 {
+	if (!upv_med_issuer(u))
+		return -EEXIST;
 	if (u->restrictions.on && !u->disabled && (r->opcode >= 256 || !test_bit(r->opcode, u->restrictions.registers)))
 		return -EACCES;
 	switch (r->opcode) {
@@ -415,6 +431,7 @@ int upv_med_register(struct upv_uring *u, struct uringpv_user_register *r)
 			return -EINVAL;
 		if (!u->disabled)
 			return -EBADFD;
+		upv_med_issues(u);
 		WRITE_ONCE(u->disabled, false);
 		return 0;
 	}

@@ -24,8 +24,13 @@
 
 /* Not uringpv_user.h itself: it would bring the system's linux/io_uring.h before liburing's own. */
 struct uringpv_liburing_params {
-	unsigned int sq_entries, cq_entries, flags, rest[27];
+	unsigned int sq_entries, cq_entries, flags, sq_thread_cpu, sq_thread_idle, features, rest[24];
 };
+
+struct uringpv_liburing_ring {
+	unsigned int offset, resv;
+	unsigned long long data;
+}; /* struct io_uring_rsrc_update */
 
 struct uringpv_liburing_setup {
 	unsigned int entries, flags;
@@ -56,6 +61,14 @@ struct uringpv_liburing_file {
 #define URINGPV_LIBURING_REGISTER _IOW(0xb5, 3, struct uringpv_liburing_register)
 #define URINGPV_LIBURING_FILE _IOR(0xb5, 16, struct uringpv_liburing_file)
 
+/* Registered descriptors of rings. */
+#define URINGPV_LIBURING_RINGS 16
+#define URINGPV_LIBURING_RING_FDS 20
+#define URINGPV_LIBURING_NO_RING_FDS 21
+#define URINGPV_LIBURING_USE_REGISTERED (1u << 31)
+#define URINGPV_LIBURING_REGISTERED_RING (1u << 4)
+#define URINGPV_LIBURING_REG_REG_RING (1u << 13)
+
 /* Kinds of files that have a size. */
 #define URINGPV_LIBURING_DISK 1
 #define URINGPV_LIBURING_REGULAR 2
@@ -64,12 +77,14 @@ struct uringpv_liburing_file {
 #define URINGPV_LIBURING_IOPOLL 0x1u
 #define URINGPV_LIBURING_SQPOLL 0x2u
 #define URINGPV_LIBURING_SUBMIT_ALL 0x80u
+#define URINGPV_LIBURING_SINGLE_ISSUER 0x1000u
 
 /*
  * Programs that ask for a ring whose SQ or files the kernel polls get one that is
  * entered for each batch and completes by interrupts: a mediated ring is no other,
  * and the host does the polling. params->flags tells liburing so. Like a polling
- * kernel it goes on after an SQE that is refused.
+ * kernel it goes on after an SQE that is refused, and does not mind which thread
+ * submits.
  *
  * A device whose rings are all taken has io_uring's word for a lack of memory.
  */
@@ -89,8 +104,10 @@ static inline long uringpv_setup(unsigned int entries, void *params)
 	memset(&s, 0, sizeof(s));
 	s.entries = entries;
 	memcpy(&s.params, params, sizeof(s.params));
-	if (s.params.flags & URINGPV_LIBURING_SQPOLL)
+	if (s.params.flags & URINGPV_LIBURING_SQPOLL) {
 		s.params.flags |= URINGPV_LIBURING_SUBMIT_ALL;
+		s.params.flags &= ~URINGPV_LIBURING_SINGLE_ISSUER;
+	}
 	s.params.flags &= ~(URINGPV_LIBURING_IOPOLL | URINGPV_LIBURING_SQPOLL);
 	if (ioctl(fd, URINGPV_LIBURING_SETUP, &s)) {
 		err = errno == EBUSY ? ENOMEM : errno;
@@ -98,8 +115,68 @@ static inline long uringpv_setup(unsigned int entries, void *params)
 		errno = err;
 		return -1;
 	}
+	s.params.features |= URINGPV_LIBURING_REG_REG_RING;
 	memcpy(params, &s.params, sizeof(s.params));
 	return fd;
+}
+
+/*
+ * IORING_REGISTER_RING_FDS is a table of each thread, by which the kernel finds rings
+ * sooner than by descriptors. Here it has duplicates of the descriptors: a program may
+ * close its own. What a thread does not take out stays open until the process ends.
+ */
+__attribute__((weak)) __thread int uringpv_rings[URINGPV_LIBURING_RINGS]; /* descriptors and 1; 0: empty */
+
+static inline int uringpv_ring(unsigned int i)
+{
+	return i < URINGPV_LIBURING_RINGS && uringpv_rings[i] ? uringpv_rings[i] - 1 : -1;
+}
+
+static inline int uringpv_put_ring(struct uringpv_liburing_ring *r)
+{
+	unsigned int i = r->offset;
+	int fd;
+
+	if (i == -1u)
+		for (i = 0; i < URINGPV_LIBURING_RINGS && uringpv_rings[i]; i++)
+			;
+	if (r->resv || r->data > 0x7fffffff)
+		return EINVAL;
+	if (i >= URINGPV_LIBURING_RINGS)
+		return r->offset == -1u ? EBUSY : EINVAL;
+	if (uringpv_rings[i])
+		return EBUSY;
+	fd = fcntl((int)r->data, F_DUPFD_CLOEXEC, 0);
+	if (fd < 0)
+		return errno;
+	uringpv_rings[i] = fd + 1;
+	r->offset = i;
+	return 0;
+}
+
+static inline int uringpv_take_ring(const struct uringpv_liburing_ring *r)
+{
+	if (r->resv || r->data || r->offset >= URINGPV_LIBURING_RINGS)
+		return EINVAL;
+	if (uringpv_rings[r->offset])
+		close(uringpv_rings[r->offset] - 1);
+	uringpv_rings[r->offset] = 0;
+	return 0;
+}
+
+static inline long uringpv_register_rings(int put, struct uringpv_liburing_ring *rings, unsigned int n)
+{
+	unsigned int i;
+	int err = !n || n > URINGPV_LIBURING_RINGS ? EINVAL : 0;
+
+	for (i = 0; !err && i < n; i++)
+		err = put ? uringpv_put_ring(&rings[i]) : uringpv_take_ring(&rings[i]);
+	if (!err)
+		return n;
+	if (i > 1)
+		return i - 1; /* so many were done */
+	errno = err;
+	return -1;
 }
 
 static inline long uringpv_enter(int fd, unsigned int to_submit, unsigned int min_complete, unsigned int flags,
@@ -107,19 +184,25 @@ static inline long uringpv_enter(int fd, unsigned int to_submit, unsigned int mi
 {
 	struct uringpv_liburing_enter e;
 
+	if (flags & URINGPV_LIBURING_REGISTERED_RING)
+		fd = uringpv_ring((unsigned int)fd);
 	memset(&e, 0, sizeof(e));
 	e.to_submit = to_submit;
 	e.min_complete = min_complete;
-	e.flags = flags;
+	e.flags = flags & ~URINGPV_LIBURING_REGISTERED_RING;
 	e.arg = (unsigned long)arg;
 	e.argsz = argsz;
 	return ioctl(fd, URINGPV_LIBURING_ENTER, &e);
 }
 
-static inline long uringpv_register(int fd, unsigned int opcode, const void *arg, unsigned int nr_args)
+static inline long uringpv_register(int fd, unsigned int opcode, void *arg, unsigned int nr_args)
 {
-	struct uringpv_liburing_register r = { opcode, nr_args, (unsigned long)arg };
+	struct uringpv_liburing_register r = { opcode & ~URINGPV_LIBURING_USE_REGISTERED, nr_args, (unsigned long)arg };
 
+	if (opcode & URINGPV_LIBURING_USE_REGISTERED)
+		fd = uringpv_ring((unsigned int)fd);
+	if (r.opcode == URINGPV_LIBURING_RING_FDS || r.opcode == URINGPV_LIBURING_NO_RING_FDS)
+		return uringpv_register_rings(r.opcode == URINGPV_LIBURING_RING_FDS, (struct uringpv_liburing_ring *)arg, nr_args);
 	return ioctl(fd, URINGPV_LIBURING_REGISTER, &r);
 }
 

@@ -56,6 +56,9 @@ const (
 	SetupRDisabled    uint32 = 1 << 6
 	SetupSubmitAll    uint32 = 1 << 7
 	SetupCoopTaskrun  uint32 = 1 << 8
+	SetupTaskrunFlag  uint32 = 1 << 9
+	SetupSingleIssuer uint32 = 1 << 12 // one thread submits and registers: the caller of Open, or of EnableRings
+	SetupDeferTaskrun uint32 = 1 << 13 // with SetupSingleIssuer; that thread alone waits, too
 	setupSQPoll       uint32 = 1 << 1
 	setupNoSQArray    uint32 = 1 << 16
 	setupMappedByUser        = SetupCQSize | SetupClamp

@@ -293,10 +293,13 @@ func (t *thread) setup(pl *place) {
 	mapped := t.IntN(3) == 0
 	var flags, ringFlags, files uint32
 	var pool, list uint64
-	for _, f := range []uint32{uring.SetupCQSize, uring.SetupClamp, uring.SetupRDisabled, uring.SetupSubmitAll, 1 << 16} {
+	for _, f := range []uint32{uring.SetupCQSize, uring.SetupClamp, uring.SetupRDisabled, uring.SetupSubmitAll, uring.SetupSingleIssuer, 1 << 16} {
 		if t.IntN(3) == 0 && (!mapped || f < uring.SetupRDisabled) {
 			ringFlags |= f
 		}
+	}
+	if ringFlags&uring.SetupSingleIssuer != 0 && t.IntN(2) == 0 {
+		ringFlags |= uring.SetupDeferTaskrun
 	}
 	if t.IntN(12) == 0 {
 		ringFlags |= 1 << t.IntN(32)

@@ -392,11 +392,72 @@ func (p *program) limits(args []string) {
 			p.check(r.Close())
 		}
 	}
-	for _, c := range []uring.Config{{}, {Entries: 1 << 20}, {Entries: 8, CQEntries: 4, Flags: uring.SetupCQSize}, {Entries: 8, Flags: 1 << 30}} {
+	for _, c := range []uring.Config{
+		{}, {Entries: 1 << 20}, {Entries: 8, CQEntries: 4, Flags: uring.SetupCQSize}, {Entries: 8, Flags: 1 << 30},
+		{Entries: 8, Flags: uring.SetupDeferTaskrun}, {Entries: 8, Flags: uring.SetupTaskrunFlag},
+	} {
 		if r, err := uring.Open("/dev/uringpv0", c); !errors.Is(err, unix.EINVAL) {
 			p.errorf("%+v: %v, %v", c, r, err)
 		}
 	}
+	p.issuer()
+}
+
+// issuer finds that a ring with SetupSingleIssuer is one thread's, as io_uring's is.
+func (p *program) issuer() {
+	runtime.LockOSThread()
+	defer runtime.UnlockOSThread()
+	elsewhere := func(f func()) {
+		done := make(chan struct{})
+		go func() {
+			defer close(done)
+			runtime.LockOSThread() // for ever: the thread ends with it
+			f()
+		}()
+		<-done
+	}
+	refused := func(what string, err error) {
+		if !errors.Is(err, unix.EEXIST) {
+			p.errorf("%s by another thread: %v", what, err)
+		}
+	}
+	fine := func(what string, err error) {
+		if err != nil {
+			p.errorf("%s by another thread: %v", what, err)
+		}
+	}
+	r := p.open(uring.Config{Entries: 8, Flags: uring.SetupSingleIssuer | uring.SetupDeferTaskrun | uring.SetupTaskrunFlag})
+	p.want("NOP", p.do(r, deviceNop), 0)
+	elsewhere(func() {
+		_, err := r.Enter(1, 0, 0)
+		refused("Submission", err)
+		_, err = r.Enter(0, 0, uring.EnterGetevents)
+		refused("Waiting", err)
+		_, err = r.Enter(0, 0, 0)
+		fine("A call for nothing", err)
+		refused("Registration", r.RegisterFilesSparse(4))
+	})
+	p.check(r.RegisterFilesSparse(4))
+	p.want("NOP", p.do(r, deviceNop), 0)
+	p.check(r.Close())
+
+	r = p.open(uring.Config{Entries: 8, Flags: uring.SetupSingleIssuer | uring.SetupRDisabled})
+	p.check(r.RegisterFilesSparse(4)) // whoever enables the ring has it
+	elsewhere(func() {
+		fine("Enabling", r.EnableRings())
+		fine("Registration", r.UnregisterFiles())
+		p.want("NOP of another thread", p.do(r, deviceNop), 0)
+	})
+	_, err := r.Enter(1, 0, 0)
+	refused("Submission to the ring of", err)
+	_, err = r.Enter(0, 0, uring.EnterGetevents)
+	fine("Waiting without SetupDeferTaskrun", err)
+	refused("Registration of the ring of", r.RegisterFilesSparse(4))
+	p.check(r.Close())
+
+	r = p.open(uring.Config{Entries: 8})
+	elsewhere(func() { p.want("NOP of another thread", p.do(r, deviceNop), 0) })
+	p.check(r.Close())
 }
 
 // mapped uses a ring of its own, and finds that it reaches nothing else.
