@@ -5,6 +5,7 @@ package images_test
 import (
 	"bytes"
 	"context"
+	"errors"
 	"io/fs"
 	"os"
 	"path/filepath"
@@ -53,10 +54,11 @@ func TestAGuestIsReproducible(t *testing.T) {
 	c := openCache(t)
 	o := images.BuildOptions{Kernel: "6.12", RootSize: rootSize}
 	first, second := t.TempDir(), t.TempDir()
-	if err := c.Build(context.Background(), first, o); err != nil {
-		t.Fatal(err)
-	}
-	if err := anotherCache(t, c).Build(context.Background(), second, o); err != nil {
+	another := anotherCache(t, c)
+	done := make(chan error)
+	go func() { done <- c.Build(context.Background(), first, o) }()
+	err := another.Build(context.Background(), second, o)
+	if err := errors.Join(err, <-done); err != nil {
 		t.Fatal(err)
 	}
 	for _, name := range []string{images.KernelFile, images.InitramfsFile, images.RootFile, images.ManifestFile} {

@@ -10,7 +10,9 @@ import (
 	"os"
 	"os/exec"
 	"path/filepath"
+	"runtime"
 	"slices"
+	"strconv"
 	"strings"
 
 	"github.com/uringpv/uringpv/images/debian"
@@ -136,6 +138,8 @@ func (k *kbuild) make(ctx context.Context, dir string, source map[string][]byte,
 			return nil, err
 		}
 	}
+	// What compilers say together stays together.
+	args = append([]string{"-j" + strconv.Itoa(runtime.NumCPU()), "--output-sync=target"}, args...)
 	env := []string{"LC_ALL=C", "KBUILD_BUILD_TIMESTAMP=1970-01-01", "KBUILD_BUILD_USER=uringpv", "KBUILD_BUILD_HOST=uringpv"}
 	var cmd *exec.Cmd
 	if k.root == "" {
