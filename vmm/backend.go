@@ -53,6 +53,44 @@ var backends = []struct {
 	}},
 }
 
+// choice is the backend of a device, and why that.
+type choice struct {
+	backend uringpv.Backend
+	why     Chosen
+	err     error // then there is no backend
+}
+
+// chooseBackends makes the backends of devices, in their order up to the first that
+// fails, beside what the caller does. drop takes those that nobody has received.
+func chooseBackends(devices []DeviceConfig, m *memmap.Memory, log *slog.Logger) <-chan choice {
+	out := make(chan choice, len(devices))
+	go func() {
+		defer close(out)
+		for i := range devices {
+			b, why, err := chooseBackend(&devices[i], m, log.With("device", devices[i].Name))
+			out <- choice{b, why, err}
+			if err != nil {
+				return
+			}
+		}
+	}()
+	return out
+}
+
+// drop closes what is still to be received, and returns when no more is made.
+func drop(choices <-chan choice) error {
+	if choices == nil {
+		return nil
+	}
+	var all []error
+	for c := range choices {
+		if c.backend != nil {
+			all = append(all, c.backend.Close())
+		}
+	}
+	return errors.Join(all...)
+}
+
 // chooseBackend makes the backend that c asks for. With ChooseAuto it is the
 // fastest that can carry what the device exports: passthrough has no opcode with
 // a pointer, which sockets, pipes and the like want, and one bound for the growth

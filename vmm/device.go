@@ -23,13 +23,13 @@ type device struct {
 	chosen   Chosen
 }
 
-// newDevice makes a device and puts it on the machine's PCI bus.
-func newDevice(vm *VM, c *DeviceConfig) (_ *device, err error) {
-	log := vm.log.With("device", c.Name)
-	backend, chosen, err := chooseBackend(c, vm.memory, log)
-	if err != nil {
-		return nil, err
+// newDevice makes a device and puts it on the machine's PCI bus. The chosen backend is
+// its own from now on.
+func newDevice(vm *VM, c *DeviceConfig, chosen choice) (_ *device, err error) {
+	if chosen.err != nil {
+		return nil, chosen.err
 	}
+	log, backend := vm.log.With("device", c.Name), chosen.backend
 	dev, err := uringpv.New(uringpv.Config{
 		Name: c.Name, Rings: c.Rings, MaxEntries: c.MaxEntries, Files: c.Files, Memory: vm.memory, Backend: backend,
 		SQPoll: c.SQPoll, SQThreadIdle: c.SQThreadIdle, SQThreadCPU: c.SQThreadCPU, SQThreadShared: c.SQThreadShared,
@@ -38,7 +38,7 @@ func newDevice(vm *VM, c *DeviceConfig) (_ *device, err error) {
 	if err != nil {
 		return nil, errors.Join(fmt.Errorf("device %s: %w", c.Name, err), backend.Close())
 	}
-	d := &device{Device: dev, chosen: chosen}
+	d := &device{Device: dev, chosen: chosen.why}
 	defer func() {
 		if err != nil {
 			_, cerr := d.close() // it has no ring yet

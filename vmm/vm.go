@@ -97,11 +97,10 @@ func New(c Config) (_ *VM, err error) {
 	if vm.console == nil {
 		vm.console = io.Discard
 	}
+	var choices <-chan choice
 	defer func() {
 		if err != nil {
-			if cerr := vm.Close(); cerr != nil {
-				err = errors.Join(err, cerr)
-			}
+			err = errors.Join(err, drop(choices), vm.Close())
 		}
 	}()
 	if vm.system, err = kvm.Open(); err != nil {
@@ -113,6 +112,8 @@ func New(c Config) (_ *VM, err error) {
 	if len(c.Devices) > 0 {
 		// Backends pin it all, and this takes longer than the rest of what is made here.
 		vm.memory.Populate()
+		// Asking what the host's io_uring can do takes about as long as making the rest.
+		choices = chooseBackends(c.Devices, vm.memory, vm.log)
 	}
 	if vm.kvm, err = vm.system.NewVM(); err != nil {
 		return nil, err
@@ -130,7 +131,7 @@ func New(c Config) (_ *VM, err error) {
 		return nil, err
 	}
 	for i := range c.Devices {
-		d, err := newDevice(vm, &c.Devices[i])
+		d, err := newDevice(vm, &c.Devices[i], <-choices)
 		if err != nil {
 			return nil, err
 		}
