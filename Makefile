@@ -68,7 +68,7 @@ linux: build nested ## a Debian guest's shell with a uringpv disk, here or in th
 	else \
 		echo "This host's KVM cannot run Linux: the guest runs in an emulated machine (what it writes is lost)."; \
 		machine=$$($(NESTED) prepare) && set -x && \
-		$(NESTED) run --tty --timeout 24h --machine "$$machine" --put $(GUEST)/vmlinuz:/guest/vmlinuz \
+		$(NESTED) run --tty --cpus 1 --timeout 24h --machine "$$machine" --put $(GUEST)/vmlinuz:/guest/vmlinuz \
 			--put $(GUEST)/initramfs.cpio:/guest/initramfs.cpio --image $(GUEST)/root.img -- \
 			$(BIN) run --kernel /guest/vmlinuz --initrd /guest/initramfs.cpio --disk /images/root.img --root disk0 $(RUNARGS); \
 	fi

@@ -6,13 +6,18 @@ import (
 	"encoding/json"
 	"errors"
 	"fmt"
+	"io"
 	"os"
 	"os/exec"
 	"path/filepath"
+	"slices"
 	"strings"
 	"syscall"
 
 	"golang.org/x/sys/unix"
+
+	"github.com/uringpv/uringpv/hostring"
+	"github.com/uringpv/uringpv/vmm/kvm"
 )
 
 // The machine's serial ports: the kernel's console is the first.
@@ -88,6 +93,8 @@ func initialise() (int, error) {
 	if err := linkImages(j.Images); err != nil {
 		return 0, err
 	}
+	defer keep()()
+	defer traceShutdowns()()
 	return execute(&j, env)
 }
 
@@ -164,6 +171,69 @@ func scratch() error {
 		return fmt.Errorf("mount /disk: %w", err)
 	}
 	return os.Chmod("/disk", 0o1777)
+}
+
+// What an Intel host would use of the address space of a guest that never runs.
+const (
+	identityMapAddr = 0xfffbc000
+	tssAddr         = 0xfffbd000
+)
+
+// keep has a virtual machine and a ring until its result is called. A kernel has static
+// keys for the first of each, in its scheduler and in io_uring, and changes its code
+// whenever a first one comes and a last one goes; staleInt3 says why that is not good
+// here.
+func keep() (done func()) {
+	var open []io.Closer
+	if r, err := hostring.New(hostring.Config{Entries: 1}); err == nil {
+		open = append(open, r)
+	}
+	if s, err := kvm.Open(); err == nil {
+		open = append(open, s)
+		if vm, err := s.NewVM(); err == nil {
+			open = append(open, vm)
+			// One with a local APIC, which is switched off until a guest switches it on.
+			if vm.CreateIRQChip(tssAddr, identityMapAddr) == nil {
+				if c, err := vm.NewVCPU(0); err == nil {
+					open = append(open, c)
+				}
+			}
+		}
+	}
+	return func() {
+		for _, c := range slices.Backward(open) {
+			_ = c.Close()
+		}
+	}
+}
+
+// Where the kernel's trace events are.
+const tracing = "/sys/kernel/tracing"
+
+// traceShutdowns makes the kernel note where virtual CPUs were that had a triple fault,
+// which KVM tells nobody; done writes that to the program's terminal.
+func traceShutdowns() (done func()) {
+	_ = unix.Mount("tracefs", tracing, "tracefs", 0, "")
+	event := filepath.Join(tracing, "events/kvm/kvm_exit")
+	const shutdown = 0x7f // SVM_EXIT_SHUTDOWN
+	for _, w := range []struct{ file, text string }{{"filter", fmt.Sprintf("exit_reason == %d", shutdown)}, {"enable", "1"}} {
+		if err := os.WriteFile(filepath.Join(event, w.file), []byte(w.text), 0); err != nil {
+			return func() {}
+		}
+	}
+	return func() {
+		b, err := os.ReadFile(filepath.Join(tracing, "trace"))
+		tty, oerr := os.OpenFile(programTTY, os.O_WRONLY|unix.O_NOCTTY, 0)
+		if err != nil || oerr != nil {
+			return
+		}
+		defer tty.Close()
+		for line := range strings.Lines(string(b)) {
+			if strings.Contains(line, "kvm_exit") && !strings.HasPrefix(line, "#") {
+				fmt.Fprintf(tty, "nested: %s", strings.TrimLeft(line, " "))
+			}
+		}
+	}
 }
 
 // execute runs the job's program.

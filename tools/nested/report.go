@@ -24,6 +24,9 @@ func (r *result) row() string {
 	if r.err != nil {
 		state = "**fail**"
 	}
+	if r.faults > 0 {
+		state += fmt.Sprintf("; triple faults of guests: %d, and each test that had one was run again", r.faults)
+	}
 	return fmt.Sprintf("| %s | %s | %s | %d | %d | %d | %.1f | %s | %s |\n", r.name, r.where(), strings.Join(r.guests, ", "),
 		r.passed, r.failed, r.skipped, r.took.Minutes(), r.begun.UTC().Format(time.DateOnly), state)
 }

@@ -13,6 +13,7 @@ import (
 	"os"
 	"os/exec"
 	"path/filepath"
+	"regexp"
 	"slices"
 	"strconv"
 	"strings"
@@ -108,11 +109,17 @@ func (r *run) run(ctx context.Context, args []string) (status int, err error) {
 
 var errTimeout = errors.New("timeout")
 
-// errReset is a machine whose emulated CPU had a triple fault without a complaint
-// of the kernel on it before: QEMU's emulation of nested virtual CPUs has one now and
-// then. No program in the machine can cause it but through KVM, and
-// there the same would be a panic or an Oops.
-var errReset = errors.New("the machine's CPU had a triple fault")
+// errReset is a machine that its emulation ended. Either a CPU had a triple fault
+// without a complaint of the kernel on it before: QEMU's emulation of nested virtual CPUs
+// has one now and then. No program in the machine can cause it but through KVM, and there
+// the same would be a panic or an Oops. Or the kernel came upon staleInt3.
+var errReset = errors.New("a fault of the machine's emulated CPUs")
+
+// staleInt3 is what a kernel dies of that changes its own code (text_poke_bp in
+// arch/x86/kernel/alternative.c) while another CPU gets there. A store to code makes QEMU
+// forget its translation first, and is done then; if its thread has no processor in
+// between, the other CPU translates the old instruction once more, and has it for good.
+const staleInt3 = "Oops: int3: "
 
 // boot runs QEMU and waits for what init reports.
 func (r *run) boot(ctx context.Context, m machine, qemu []string, log string) (int, error) {
@@ -175,7 +182,9 @@ func (r *run) boot(ctx context.Context, m machine, qemu []string, log string) (i
 		fail.code = 130
 		fail.err = errors.New("interrupted")
 	case err == nil && lastLines(log, 1) == "Triple fault\n" && !troubled(console.String()):
-		fail.err = fmt.Errorf("%w (kernel %s); its console:\n%s", errReset, m.Series, console)
+		fail.err = fmt.Errorf("%w: a triple fault (kernel %s); its console:\n%s", errReset, m.Series, console)
+	case err == nil && firstTrouble(console.String(), staleInt3):
+		fail.err = fmt.Errorf("%w: an instruction that is there no more (kernel %s); its console:\n%s", errReset, m.Series, console)
 	default:
 		fail.err = fmt.Errorf("the machine (kernel %s) ended without a result (%v); its console:\n%s\nQEMU's log:\n%s", m.Series, err, console, lastLines(log, 30))
 	}
@@ -192,14 +201,16 @@ func lastLines(path string, n int) string {
 	return strings.Join(lines[max(0, len(lines)-n):], "")
 }
 
+// complaint is a kernel's on its console.
+var complaint = regexp.MustCompile(`Kernel panic|BUG:|Oops|Call Trace`)
+
 // troubled says whether a kernel has complained on its console.
-func troubled(console string) bool {
-	for _, word := range []string{"Kernel panic", "BUG:", "Oops", "Call Trace"} {
-		if strings.Contains(console, word) {
-			return true
-		}
-	}
-	return false
+func troubled(console string) bool { return complaint.MatchString(console) }
+
+// firstTrouble says whether word is how a kernel's first complaint begins.
+func firstTrouble(console, word string) bool {
+	at := complaint.FindStringIndex(console)
+	return at != nil && strings.HasPrefix(console[at[0]:], word)
 }
 
 // parseStatus reads what init reported.

@@ -34,6 +34,8 @@ var inMachine = map[string]func() int{
 		b, err := os.ReadFile("/etc/given")
 		fmt.Printf("hello from %s, given %q %v\n", os.Getenv("URINGPV_NESTED"), b, err)
 		fmt.Fprintln(os.Stderr, "and from stderr")
+		kept, err := filepath.Glob("/sys/kernel/debug/kvm/*-*/vcpu*") // PID-FD, a directory for each virtual machine
+		fmt.Printf("%d virtual CPU kept, %v\n", len(kept), err)
 		return 42
 	},
 	"hang": func() int {
@@ -96,7 +98,7 @@ func TestOutputAndExitStatusComeThrough(t *testing.T) {
 		t.Fatal(err)
 	}
 	status, out, err := boot(t, t.Context(), run{timeout: time.Minute, put: []string{given + ":/etc/given"}}, "hello")
-	if want := "hello from 1, given \"a file\" <nil>\nand from stderr\n"; err != nil || status != 42 || out != want {
+	if want := "hello from 1, given \"a file\" <nil>\nand from stderr\n1 virtual CPU kept, <nil>\n"; err != nil || status != 42 || out != want {
 		t.Errorf("status %d, %v, output %q; want 42 and %q", status, err, out, want)
 	}
 }
@@ -124,6 +126,22 @@ func TestAHangEndsInATimeoutWithTheConsole(t *testing.T) {
 func TestAPanicOfTheMachineShowsTheConsole(t *testing.T) {
 	_, _, err := boot(t, t.Context(), run{timeout: time.Minute}, "panic")
 	failsWith(t, err, exitMachine, "Kernel panic")
+}
+
+func TestWhatAKernelSaysFirstIsItsTrouble(t *testing.T) {
+	for console, want := range map[string]bool{
+		"": false,
+		"[1.0] Oops: int3: 0000 [#1] PREEMPT SMP NOPTI\n[1.1] Call Trace:\n[1.2] Kernel panic - not syncing": true,
+		"[1.0] BUG: kernel NULL pointer dereference\n[1.1] Oops: int3: 0000 [#2]":                            false,
+		"[1.0] Oops: Oops: 0000 [#1] PREEMPT SMP NOPTI\n[1.1] Oops: int3: 0000 [#2]":                         false,
+	} {
+		if got := firstTrouble(console, staleInt3); got != want {
+			t.Errorf("%q: %v", console, got)
+		}
+		if troubled(console) != (console != "") {
+			t.Errorf("%q: troubled is %v", console, console == "")
+		}
+	}
 }
 
 func TestAnInterruptEndsTheMachine(t *testing.T) {
