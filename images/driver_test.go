@@ -68,13 +68,18 @@ func TestDriverWithAFaultDoesNotBuild(t *testing.T) {
 	}
 }
 
+// sparseKernels are the kernels that the driver is checked for by sparse. The newest has
+// its own way to it.
+func sparseKernels() []string {
+	if os.Getenv("URINGPV_TEST_FULL") != "" {
+		return []string{"6.1", "6.12", "newest"}
+	}
+	return []string{"6.12"}
+}
+
 func TestSparseFindsNothingInTheDriver(t *testing.T) {
 	c := openCache(t)
-	kernels := []string{"6.12", "newest"}
-	if os.Getenv("URINGPV_TEST_FULL") != "" {
-		kernels = append(kernels, "6.1")
-	}
-	for _, kernel := range kernels {
+	for _, kernel := range sparseKernels() {
 		t.Run(kernel, func(t *testing.T) {
 			said, err := c.CheckModule(context.Background(), kernel, guest.DriverSource())
 			if err != nil {
@@ -94,7 +99,7 @@ func TestSparseFindsAFault(t *testing.T) {
 		"fault.c": []byte("#include <linux/module.h>\nMODULE_DESCRIPTION(\"a fault\");\nMODULE_LICENSE(\"GPL\");\n" +
 			"static const __be32 upv_wrong = 1;\nu32 upv_exposed(void);\nu32 upv_exposed(void) { return upv_wrong; }\n"),
 	}
-	for _, kernel := range []string{"6.12", "newest"} { // each has its own way to sparse
+	for _, kernel := range sparseKernels() {
 		said, err := c.CheckModule(context.Background(), kernel, source)
 		if err != nil {
 			t.Fatal(err)

@@ -35,6 +35,7 @@ type run struct {
 	images  []string
 	tty     bool
 	verbose bool
+	tmp     string // directory for temporary files; empty: os.TempDir()
 
 	stdout, stderr io.Writer
 }
@@ -67,7 +68,7 @@ func (r *run) run(ctx context.Context, args []string) (status int, err error) {
 	if err != nil {
 		return 0, err
 	}
-	tmp, err := os.MkdirTemp("", "nested-")
+	tmp, err := os.MkdirTemp(r.tmp, "nested-")
 	if err != nil {
 		return 0, err
 	}

@@ -81,11 +81,11 @@ func boot(t *testing.T, ctx context.Context, r run, program string) (int, string
 	if err != nil {
 		t.Fatal(err)
 	}
-	t.Setenv("TMPDIR", t.TempDir())
+	r.tmp = t.TempDir()
 	var out bytes.Buffer
 	r.cpus, r.memory, r.stdout, r.stderr = 1, 1024, &out, t.Output()
 	status, err := r.run(ctx, []string{self, program})
-	left, lerr := os.ReadDir(os.Getenv("TMPDIR"))
+	left, lerr := os.ReadDir(r.tmp)
 	if lerr != nil || len(left) != 0 {
 		t.Errorf("left in the directory of temporary files: %v, %v", left, lerr)
 	}
@@ -93,6 +93,7 @@ func boot(t *testing.T, ctx context.Context, r run, program string) (int, string
 }
 
 func TestOutputAndExitStatusComeThrough(t *testing.T) {
+	t.Parallel()
 	given := filepath.Join(t.TempDir(), "given")
 	if err := os.WriteFile(given, []byte("a file"), 0o644); err != nil {
 		t.Fatal(err)
@@ -104,6 +105,7 @@ func TestOutputAndExitStatusComeThrough(t *testing.T) {
 }
 
 func TestASignalsStatusComesThrough(t *testing.T) {
+	t.Parallel()
 	if status, out, err := boot(t, t.Context(), run{timeout: time.Minute}, "killed"); err != nil || status != 128+9 {
 		t.Errorf("status %d, %v, output %q; want 137", status, err, out)
 	}
@@ -119,11 +121,13 @@ func failsWith(t *testing.T, err error, code int, console string) {
 }
 
 func TestAHangEndsInATimeoutWithTheConsole(t *testing.T) {
-	_, _, err := boot(t, t.Context(), run{timeout: 20 * time.Second}, "hang")
+	t.Parallel()
+	_, _, err := boot(t, t.Context(), run{timeout: 30 * time.Second}, "hang")
 	failsWith(t, err, exitTimeout, "the program hangs")
 }
 
 func TestAPanicOfTheMachineShowsTheConsole(t *testing.T) {
+	t.Parallel()
 	_, _, err := boot(t, t.Context(), run{timeout: time.Minute}, "panic")
 	failsWith(t, err, exitMachine, "Kernel panic")
 }
@@ -145,6 +149,7 @@ func TestWhatAKernelSaysFirstIsItsTrouble(t *testing.T) {
 }
 
 func TestAnInterruptEndsTheMachine(t *testing.T) {
+	t.Parallel()
 	ctx, cancel := context.WithTimeout(t.Context(), 3*time.Second)
 	defer cancel()
 	_, _, err := boot(t, ctx, run{timeout: time.Minute}, "hang")
