@@ -82,15 +82,17 @@ const (
 	linuxBoots      = "^TestLinux(PowerOff|Panic|Shell|GoesOn|RootDisk|AsELF|FindsItsDisk|WithEightCPUs)"
 	linuxData       = "^TestLinux(VerifiedIO|FileSystems|Discard|ReadOnlyDisk|PolledQueues|SeesACapacity)"
 	linuxFaults     = "^TestLinux(LoadsAndUnloads|ResetLoses|Acknowledged|WithATruncated|WithAFull|WithABad|WaitsForAStuck)"
-	linuxPrograms   = "^TestLinux(MappedReads|Programs|RingsOutlive)"
+	linuxPrograms   = "^TestLinux(Programs|RingsOutlive)"
+	linuxPolling    = "^TestLinuxMappedReads" // the guest polls, and so does the host
 	linuxAtOnce     = "^TestLinux(VerifiedIO|ResetLoses|ProgramsMayDoAnything)"
 	quickWithLinux  = "^TestLinux(PowerOff|Panic|Shell|GoesOn|AsELF|WithEight|ReadOnly|SeesACapacity|WithATruncated|WithAFull|WithABad)"
 )
 
 // steps are what CI runs, or the whole matrix. Linux guests run in machines with one CPU:
 // with more, QEMU runs each in a thread of its own, and then a guest with several virtual
-// CPUs, whatever it does, has a triple fault sooner or later (docs/rationale.md). One row
-// has them all the same, for what only virtual CPUs that run at once can show.
+// CPUs, whatever it does, has a triple fault sooner or later (docs/rationale.md). Two rows
+// have them all the same, for guests that poll and for what only virtual CPUs that run at
+// once can show.
 func steps(full bool) []step {
 	bare := []string{"./vmm/...", "./device/...", "./tools/uringpv"}
 	// What a real KVM can change; the whole matrix has all of bare.
@@ -99,8 +101,9 @@ func steps(full bool) []step {
 	ci := []step{
 		{name: "driver, images, machine", packages: []string{"./images/...", "./tools/nested"}, run: ".", full: full, timeout: 30 * time.Minute},
 		{name: "bare guests", host: "6.12", packages: some, run: withBareGuests, skip: longOnTCG, timeout: 10 * time.Minute},
-		{name: "Linux guests", host: "6.12", guests: []string{"6.1", "6.12"}, packages: linux, run: withLinuxGuests, skip: withMuchRAM + "|" + withLiburing, cpus: 1, each: true, together: quickWithLinux, timeout: 10 * time.Minute},
+		{name: "Linux guests", host: "6.12", guests: []string{"6.1", "6.12"}, packages: linux, run: withLinuxGuests, skip: withMuchRAM + "|" + withLiburing + "|" + linuxPolling, cpus: 1, each: true, together: quickWithLinux, timeout: 10 * time.Minute},
 		{name: "RAM above 4 GiB", host: "6.12", guests: []string{"6.12"}, packages: linux, run: withMuchRAM, memory: 7168, cpus: 1, each: true, timeout: 5 * time.Minute},
+		{name: "Linux: polling", host: "6.12", guests: []string{"6.12"}, packages: linux, run: linuxPolling, each: true, timeout: 5 * time.Minute},
 	}
 	if !full {
 		return ci
@@ -115,6 +118,7 @@ func steps(full bool) []step {
 		{name: "Linux: data", host: "6.12", guests: guests, packages: linux, run: linuxData, full: true, cpus: 1, each: true, timeout: 2 * time.Hour},
 		{name: "Linux: faults and kills", host: "6.12", guests: guests, packages: linux, run: linuxFaults, full: true, cpus: 1, each: true, timeout: time.Hour},
 		{name: "Linux: programs", host: "6.12", guests: guests, packages: linux, run: linuxPrograms, full: true, cpus: 1, each: true, timeout: time.Hour},
+		{name: "Linux: polling", host: "6.12", guests: guests, packages: linux, run: linuxPolling, full: true, each: true, timeout: 20 * time.Minute},
 		{name: "Linux: virtual CPUs at once", host: "6.12", guests: []string{"6.12"}, packages: linux, run: linuxAtOnce, full: true, each: true, timeout: time.Hour},
 		{name: "generic kernels", host: "6.12", guests: []string{all[1], all[3], all[5]}, packages: linux, run: bootsLinux, full: true, cpus: 1, each: true, timeout: time.Hour},
 		{name: "bare guests", host: "6.1", packages: bare[2:], run: withBareGuests, timeout: 20 * time.Minute},
