@@ -24,6 +24,7 @@ import (
 const (
 	programTTY = "/dev/ttyS1" // the program's stdin, stdout and stderr
 	statusTTY  = "/dev/ttyS2" // "exit N"
+	pulseTTY   = "/dev/ttyS3" // of no meaning: pulsate says what it is for
 )
 
 // runInit is PID 1 in the machine. It never returns.
@@ -91,6 +92,9 @@ func initialise() (int, error) {
 		env = append(env, "TMPDIR=/disk")
 	}
 	if err := linkImages(j.Images); err != nil {
+		return 0, err
+	}
+	if err := feelPulse(); err != nil {
 		return 0, err
 	}
 	defer keep()()
@@ -171,6 +175,24 @@ func scratch() error {
 		return fmt.Errorf("mount /disk: %w", err)
 	}
 	return os.Chmod("/disk", 0o1777)
+}
+
+// feelPulse reads what comes from pulsate, for as long as the machine runs.
+func feelPulse() error {
+	tty, err := os.OpenFile(pulseTTY, os.O_RDWR|unix.O_NOCTTY, 0)
+	if err != nil {
+		return err
+	}
+	t, err := unix.IoctlGetTermios(int(tty.Fd()), unix.TCGETS)
+	if err != nil {
+		return err
+	}
+	t.Lflag &^= unix.ICANON | unix.ECHO | unix.ISIG
+	if err := unix.IoctlSetTermios(int(tty.Fd()), unix.TCSETS, t); err != nil {
+		return err
+	}
+	go func() { _, _ = io.Copy(io.Discard, tty) }()
+	return nil
 }
 
 // What an Intel host would use of the address space of a guest that never runs.

@@ -162,8 +162,16 @@ func (r *run) boot(ctx context.Context, m machine, qemu []string, log string) (i
 		cmd.Args = append(cmd.Args, "-chardev", "stdio,id=tty,signal=off")
 		program = "chardev:tty"
 	}
-	cmd.Args = append(cmd.Args, "-serial", "chardev:out0", "-serial", program, "-serial", "chardev:out1")
-	err := cmd.Start()
+	pulse, beat, err := os.Pipe()
+	if err != nil {
+		return 0, err
+	}
+	writing = append(writing, pulse)
+	cmd.ExtraFiles = append(cmd.ExtraFiles, pulse)
+	cmd.Args = append(cmd.Args, "-chardev", fmt.Sprintf("file,id=pulse,path=/dev/null,input-path=/dev/fd/%d", 2+len(cmd.ExtraFiles)),
+		"-serial", "chardev:out0", "-serial", program, "-serial", "chardev:out1", "-serial", "chardev:pulse")
+	copies.Go(func() { pulsate(beat) })
+	err = cmd.Start()
 	for _, w := range writing {
 		_ = w.Close()
 	}
@@ -190,6 +198,20 @@ func (r *run) boot(ctx context.Context, m machine, qemu []string, log string) (i
 		fail.err = fmt.Errorf("the machine (kernel %s) ended without a result (%v); its console:\n%s\nQEMU's log:\n%s", m.Series, err, console, lastLines(log, 30))
 	}
 	return 0, fail
+}
+
+// pulsate gives the machine an interrupt now and then, by its last serial port, until
+// nobody holds the pipe's other end. At each exit of a virtual machine QEMU takes a bit out
+// of the word of a CPU's pending interrupts, and not atomically: what another thread puts
+// in just then is lost. If that was the timer's interrupt, and the CPU waits for it, there
+// is no next one; but any other makes QEMU look for what is pending.
+func pulsate(beat *os.File) {
+	defer beat.Close()
+	for range time.Tick(100 * time.Millisecond) {
+		if _, err := beat.Write([]byte{'.'}); err != nil {
+			return
+		}
+	}
 }
 
 // lastLines is the end of a file.

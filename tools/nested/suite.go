@@ -234,7 +234,7 @@ func (s *suite) run(ctx context.Context, r *result) error {
 		if err != nil {
 			return err
 		}
-		in := []string{s.self, "run", "--machine", machine, "--timeout", (r.timeout + time.Minute).String()}
+		in := []string{s.self, "run", "--machine", machine, "--timeout", (r.timeout + 30*time.Second).String()} // go test ends it after a minute more
 		if r.cpus != 0 {
 			in = append(in, "--cpus", strconv.Itoa(r.cpus))
 		}
