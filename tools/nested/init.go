@@ -10,7 +10,6 @@ import (
 	"os"
 	"os/exec"
 	"path/filepath"
-	"slices"
 	"strings"
 	"syscall"
 
@@ -97,7 +96,7 @@ func initialise() (int, error) {
 	if err := feelPulse(); err != nil {
 		return 0, err
 	}
-	defer keep()()
+	keep()
 	defer traceShutdowns()()
 	return execute(&j, env)
 }
@@ -201,31 +200,32 @@ const (
 	tssAddr         = 0xfffbd000
 )
 
-// keep has a virtual machine and a ring until its result is called. A kernel has static
-// keys for the first of each, in its scheduler and in io_uring, and changes its code
-// whenever a first one comes and a last one goes; staleInt3 says why that is not good
+// kept is what keep has made.
+var kept []any
+
+// keep makes a virtual machine and a ring that are there until the machine ends. A kernel
+// has static keys for the first of each, in its scheduler and in io_uring, and changes its
+// code whenever a first one comes and a last one goes; staleInt3 says why that is not good
 // here.
-func keep() (done func()) {
-	var open []io.Closer
+func keep() {
 	if r, err := hostring.New(hostring.Config{Entries: 1}); err == nil {
-		open = append(open, r)
+		kept = append(kept, r)
 	}
-	if s, err := kvm.Open(); err == nil {
-		open = append(open, s)
-		if vm, err := s.NewVM(); err == nil {
-			open = append(open, vm)
-			// One with a local APIC, which is switched off until a guest switches it on.
-			if vm.CreateIRQChip(tssAddr, identityMapAddr) == nil {
-				if c, err := vm.NewVCPU(0); err == nil {
-					open = append(open, c)
-				}
-			}
-		}
+	s, err := kvm.Open()
+	if err != nil {
+		return // the program will say so, if it needs it
 	}
-	return func() {
-		for _, c := range slices.Backward(open) {
-			_ = c.Close()
-		}
+	vm, err := s.NewVM()
+	if err != nil {
+		return
+	}
+	kept = append(kept, s, vm)
+	// One with a local APIC, which is switched off until a guest switches it on.
+	if vm.CreateIRQChip(tssAddr, identityMapAddr) != nil {
+		return
+	}
+	if c, err := vm.NewVCPU(0); err == nil {
+		kept = append(kept, c)
 	}
 }
 

@@ -35,7 +35,14 @@ var inMachine = map[string]func() int{
 		fmt.Printf("hello from %s, given %q %v\n", os.Getenv("URINGPV_NESTED"), b, err)
 		fmt.Fprintln(os.Stderr, "and from stderr")
 		kept, err := filepath.Glob("/sys/kernel/debug/kvm/*-*/vcpu*") // PID-FD, a directory for each virtual machine
-		fmt.Printf("%d virtual CPU kept, %v\n", len(kept), err)
+		rings := 0
+		fds, _ := filepath.Glob("/proc/1/fd/*")
+		for _, fd := range fds {
+			if to, _ := os.Readlink(fd); to == "anon_inode:[io_uring]" {
+				rings++
+			}
+		}
+		fmt.Printf("%d virtual CPU and %d ring kept, %v\n", len(kept), rings, err)
 		return 42
 	},
 	"hang": func() int {
@@ -99,7 +106,7 @@ func TestOutputAndExitStatusComeThrough(t *testing.T) {
 		t.Fatal(err)
 	}
 	status, out, err := boot(t, t.Context(), run{timeout: time.Minute, put: []string{given + ":/etc/given"}}, "hello")
-	if want := "hello from 1, given \"a file\" <nil>\nand from stderr\n1 virtual CPU kept, <nil>\n"; err != nil || status != 42 || out != want {
+	if want := "hello from 1, given \"a file\" <nil>\nand from stderr\n1 virtual CPU and 1 ring kept, <nil>\n"; err != nil || status != 42 || out != want {
 		t.Errorf("status %d, %v, output %q; want 42 and %q", status, err, out, want)
 	}
 }

@@ -293,12 +293,15 @@ func (s *suite) run(ctx context.Context, r *result) error {
 	return nil
 }
 
+// mostMachines is how many run side by side at most: each takes gigabytes of memory.
+const mostMachines = 4
+
 // runEach runs go test for each of runs, and returns how many failed. Machines with one
 // CPU run side by side, one on each of this host's.
 func (s *suite) runEach(ctx context.Context, r *result, env, args, runs []string) (failed int) {
 	workers := 1
 	if r.cpus == 1 {
-		workers = runtime.NumCPU()
+		workers = min(runtime.NumCPU(), mostMachines)
 	}
 	todo := make(chan string)
 	var mu sync.Mutex // of r, failed, and stdout when there are several
@@ -350,6 +353,7 @@ func (s *suite) again(ctx context.Context, r *result, out io.Writer, env, args [
 			once := result{step: r.step}
 			err := s.goTest(ctx, &once, out, env, slices.Concat(args, []string{"-run", exactly(test)}, r.packages))
 			passed = err == nil && once.passed > 0
+			r.faults += once.faults
 			if !passed && once.faults == 0 {
 				return false
 			}
