@@ -20,7 +20,9 @@ bool same(const char *a, const char *b);
 
 /* mem.c: zeroed, page aligned, never freed one by one: what was allocated since a
  * mark goes back at once. A null pointer never comes back: a guest without memory
- * ends. */
+ * ends. uringpv's RAM is all zeros at first; mem_dirty, set before mem_init, says that
+ * this is another monitor's. */
+extern bool mem_dirty;
 void mem_init(void);
 void *alloc(u64 size);
 u64 mem_mark(void);

@@ -44,6 +44,7 @@ struct bootinfo *pvh_bootinfo(const struct hvm_start_info *from)
 		.nr_ram = 1,
 	};
 	boot = &info;
+	mem_dirty = true; /* firmware was here */
 	info.tsc_khz = arg_u64("tsc_khz", 0);
 	for (u32 i = 0; i < from->memmap_entries; i++) {
 		if (map[i].type == HVM_MEMMAP_RAM && map[i].addr <= (u64)_end && map[i].addr + map[i].size > (u64)_end) {

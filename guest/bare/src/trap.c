@@ -18,7 +18,7 @@
 
 u32 interrupt_count[256];
 
-extern char stubs[], stack0_top[];
+extern char stack0_top[];
 
 struct __attribute__((packed)) table_pointer {
 	u16 limit;
@@ -33,11 +33,8 @@ static struct {
 	u32 tss[26];
 	u8 ports[65536 / 8], end;
 } task;
-static struct {
-	u64 low, high;
-} idt[256];
 
-struct table_pointer gdt_pointer, idt_pointer;
+struct table_pointer gdt_pointer;
 
 static void lapic_write(u32 reg, u32 v)
 {
@@ -59,15 +56,7 @@ void setup_tables(void)
 	task.tss[1] = (u32)s; /* RSP0 */
 	task.tss[2] = (u32)(s >> 32);
 	task.tss[25] = sizeof(task.tss) << 16; /* where the bitmap begins */
-	for (u32 v = 0; v < 256; v++) {
-		u64 a = (u64)stubs + 16 * v;
-		u64 type = v == VECTOR_BREAKPOINT ? 0xee : 0x8e; /* interrupt gate; int3 from CPL 3 too */
-
-		idt[v].low = (a & 0xffff) | 0x08 << 16 | type << 40 | (a >> 16 & 0xffff) << 48;
-		idt[v].high = a >> 32;
-	}
 	gdt_pointer = (struct table_pointer){ sizeof(gdt) - 1, (u64)gdt };
-	idt_pointer = (struct table_pointer){ sizeof(idt) - 1, (u64)idt };
 
 	lapic_write(LAPIC_SVR, 0x1ff); /* on; spurious vector 0xff */
 	lapic_write(LAPIC_TPR, 0);
