@@ -62,12 +62,15 @@ func TestStepsHaveDistinctRows(t *testing.T) {
 
 func TestAGroupIsOneRun(t *testing.T) {
 	runs := []string{"^TestLinuxA$", "^TestLinuxQuick$", "^TestLinuxB$", "^TestLinuxQuicker$"}
-	got := group(runs, regexp.MustCompile("^TestLinuxQuick"))
-	if want := []string{"^TestLinuxQuick$|^TestLinuxQuicker$", "^TestLinuxA$", "^TestLinuxB$"}; !slices.Equal(got, want) {
-		t.Errorf("runs %q, want %q", got, want)
-	}
-	if got := group(runs, regexp.MustCompile("^TestLinux$")); !slices.Equal(got, runs) {
-		t.Errorf("runs %q, want %q", got, runs)
+	for _, tt := range []struct{ together, want []string }{
+		{nil, runs},
+		{[]string{"^TestLinux$"}, runs},
+		{[]string{"^TestLinuxQuick"}, []string{"^TestLinuxQuick$|^TestLinuxQuicker$", "^TestLinuxA$", "^TestLinuxB$"}},
+		{[]string{"^TestLinuxB", "r$", "^TestLinux"}, []string{"^TestLinuxB$", "^TestLinuxQuicker$", "^TestLinuxA$|^TestLinuxQuick$"}},
+	} {
+		if got := group(runs, tt.together); !slices.Equal(got, tt.want) {
+			t.Errorf("together %q: runs %q, want %q", tt.together, got, tt.want)
+		}
 	}
 }
 

@@ -54,8 +54,8 @@ type step struct {
 	memory   int    // MiB, 0: the machine's default
 	cpus     int    // the machine's, 0: its default; of those with 1 several run at a time
 	timeout  time.Duration
-	each     bool   // every test in a machine of its own
-	together string // but those that match this, which share one; empty: none
+	each     bool     // every test in a machine of its own
+	together []string // but those that match one of these share one
 }
 
 // result is how a step ended.
@@ -85,7 +85,10 @@ const (
 	linuxPrograms   = "^TestLinux(ProgramsUseE|ProgramsUseMed|ProgramsMay|RingsOutlive)"
 	linuxPolling    = "^TestLinux(MappedReads|ProgramsUseMapped)" // the guest polls, and so does the host
 	linuxAtOnce     = "^TestLinux(VerifiedIO|ResetLoses|ProgramsMayDoAnything)"
-	quickWithLinux  = "^TestLinux(PowerOff|Panic|Shell|GoesOn|AsELF|WithEight|ReadOnly|SeesACapacity|WithATruncated|WithAFull|WithABad)"
+	// Of a size that suits a machine for all of them.
+	quickWithLinux    = "^TestLinux(PowerOff|Panic|Shell|GoesOn|AsELF|FindsItsDisk|WithEight|ReadOnly)"
+	disksWithLinux    = "^TestLinux(Discard|PolledQueues|SeesACapacity|LoadsAndUnloads|WithATruncated|WithAFull|WithABad)"
+	programsWithLinux = "^TestLinux(Programs|RingsOutlive)"
 )
 
 // steps are what CI runs, or the whole matrix. Linux guests run in machines with one CPU:
@@ -101,7 +104,7 @@ func steps(full bool) []step {
 	ci := []step{
 		{name: "driver, images, machine", packages: []string{"./images/...", "./tools/nested"}, run: ".", full: full, timeout: 30 * time.Minute},
 		{name: "bare guests", host: "6.12", packages: some, run: withBareGuests, skip: longOnTCG, timeout: 10 * time.Minute},
-		{name: "Linux guests", host: "6.12", guests: []string{"6.1", "6.12"}, packages: linux, run: withLinuxGuests, skip: withMuchRAM + "|" + withLiburing + "|" + linuxPolling, cpus: 1, each: true, together: quickWithLinux, timeout: 10 * time.Minute},
+		{name: "Linux guests", host: "6.12", guests: []string{"6.1", "6.12"}, packages: linux, run: withLinuxGuests, skip: withMuchRAM + "|" + withLiburing + "|" + linuxPolling, cpus: 1, each: true, together: []string{quickWithLinux, disksWithLinux, programsWithLinux}, timeout: 10 * time.Minute},
 		{name: "RAM above 4 GiB", host: "6.12", guests: []string{"6.12"}, packages: linux, run: withMuchRAM, memory: 7168, cpus: 1, each: true, timeout: 5 * time.Minute},
 		{name: "Linux: polling", host: "6.12", guests: []string{"6.12"}, packages: linux, run: linuxPolling, each: true, timeout: 5 * time.Minute},
 	}
@@ -279,9 +282,7 @@ func (s *suite) run(ctx context.Context, r *result) error {
 		if runs, err = listTests(ctx, r.run, r.skip, r.packages); err != nil {
 			return err
 		}
-		if r.together != "" {
-			runs = group(runs, regexp.MustCompile(r.together))
-		}
+		runs = group(runs, r.together)
 	}
 	failed := s.runEach(ctx, r, env, args, runs)
 	switch {
@@ -398,20 +399,25 @@ func (s *suite) goTest(ctx context.Context, r *result, out io.Writer, env, args 
 }
 
 // group makes one of those of runs, which are regular expressions of one test each,
-// whose test matches together. It is the first.
-func group(runs []string, together *regexp.Regexp) []string {
-	var shared, alone []string
-	for _, run := range runs {
-		if together.MatchString(strings.Trim(run, "^$")) {
-			shared = append(shared, run)
-		} else {
-			alone = append(alone, run)
+// whose tests match the same one of together. Groups come first.
+func group(runs, together []string) []string {
+	var groups []string
+	for _, t := range together {
+		match := regexp.MustCompile(t)
+		var shared, rest []string
+		for _, run := range runs {
+			if match.MatchString(strings.Trim(run, "^$")) {
+				shared = append(shared, run)
+			} else {
+				rest = append(rest, run)
+			}
 		}
+		if len(shared) > 0 {
+			groups = append(groups, strings.Join(shared, "|"))
+		}
+		runs = rest
 	}
-	if len(shared) == 0 {
-		return alone
-	}
-	return append([]string{strings.Join(shared, "|")}, alone...)
+	return append(groups, runs...)
 }
 
 // listTests lists the tests that match run and not skip, as regular expressions.

@@ -118,7 +118,7 @@ func TestLinuxWithEightCPUs(t *testing.T) {
 }
 
 func TestLinuxFileSystems(t *testing.T) {
-	eachLinux(t, []int{2}, func(t *testing.T, r linuxRun) {
+	eachLinuxOn(t, backendPassthrough, []int{2}, func(t *testing.T, r linuxRun) {
 		r.fio = true
 		// One size: what passthrough writes to is bounded by one limit.
 		size := int64(r.amount(384, 3072)) << 20
@@ -165,7 +165,7 @@ func TestLinuxFileSystems(t *testing.T) {
 }
 
 func TestLinuxDiscardAndWriteZeroes(t *testing.T) {
-	eachLinux(t, []int{1}, func(t *testing.T, r linuxRun) {
+	eachLinuxOn(t, backendRelay, []int{1}, func(t *testing.T, r linuxRun) {
 		path := image(t, 64<<20)
 		r.disks = []string{path}
 		s := linuxRun{guest: r.guest, backend: r.backend, disks: r.disks, script: `set -e
@@ -282,7 +282,7 @@ func TestLinuxResetLosesNothing(t *testing.T) {
 }
 
 func TestLinuxPolledQueues(t *testing.T) {
-	eachLinux(t, []int{2}, func(t *testing.T, r linuxRun) {
+	eachLinuxOn(t, backendPassthrough, []int{2}, func(t *testing.T, r linuxRun) {
 		r.fio = true
 		path := image(t, 64<<20)
 		if err := os.WriteFile(path, bytes.Repeat([]byte("uringpv "), 8<<20), 0); err != nil { // the file system has all blocks
@@ -340,7 +340,7 @@ func TestLinuxSeesACapacityChange(t *testing.T) {
 // SIGKILL of the monitor at any moment: what the guest was told is on the disk is
 // in the host's file, and the file system recovers.
 func TestLinuxAcknowledgedWritesSurviveTheMonitor(t *testing.T) {
-	eachLinux(t, []int{2}, func(t *testing.T, r linuxRun) {
+	eachLinuxOn(t, backendRelay, []int{2}, func(t *testing.T, r linuxRun) {
 		rounds := r.amount(3, 30)
 		path := image(t, 64<<20)
 		r.disks = []string{path}
