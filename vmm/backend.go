@@ -158,12 +158,20 @@ func onlyDisks(files []uringpv.File) bool {
 // withRelay puts the relay behind a faster backend, for what only it can offer.
 // Without it the device offers fewer opcodes.
 func withRelay(fast uringpv.Backend, c *DeviceConfig, m *memmap.Memory, log *slog.Logger) uringpv.Backend {
-	r, err := relay.New(relay.Config{Memory: m, Files: c.Files, Unpinned: true, Logger: log})
+	r, err := relay.New(behind(fast.Kind(), c, m, log))
 	if err != nil {
 		log.Warn("no relay behind the faster backend: guests have fewer opcodes and cannot discard", "backend", fast.Kind(), "device", c.Name, "error", err)
 		return fast
 	}
 	return mixed.New(fast, r)
+}
+
+// behind is the relay's configuration behind a faster backend.
+func behind(fast abi.Backend, c *DeviceConfig, m *memmap.Memory, log *slog.Logger) relay.Config {
+	return relay.Config{
+		Memory: m, Files: c.Files, Unpinned: true, Logger: log,
+		KeepListening: fast == abi.BackendIsolated, // whose messages nobody looks at
+	}
 }
 
 // anotherMayServe says whether what keeps a backend from working does not concern

@@ -19,6 +19,15 @@ import (
 	"github.com/uringpv/uringpv/memmap"
 )
 
+// TestListenersStayBehindIsolated: its rings send messages that nobody looks at.
+func TestListenersStayBehindIsolated(t *testing.T) {
+	for _, kind := range []abi.Backend{abi.BackendPassthrough, abi.BackendIsolated} {
+		if c := behind(kind, &DeviceConfig{}, nil, nil); c.KeepListening != (kind == abi.BackendIsolated) || !c.Unpinned {
+			t.Errorf("behind %v: %+v", kind, c)
+		}
+	}
+}
+
 // TestChoiceOfABackend: the fastest that can carry what is exported.
 func TestChoiceOfABackend(t *testing.T) {
 	testutil.NeedIOUring(t)

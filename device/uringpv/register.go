@@ -131,7 +131,7 @@ func (d *Device) changeBuffers(r *ring, reg *abi.Register) error {
 	most := d.memory.Layout().Size() // less what stays
 	for i, n := range r.buffers {
 		if i < int(reg.Offset) || i >= int(reg.Offset+reg.NrArgs) {
-			most -= n
+			most -= min(most, n) // after failures of the host the notes may be of more than there is
 		}
 	}
 	ranges, err := d.ranges(list, most, true)

@@ -374,6 +374,40 @@ func TestTheNotesAreRightAfterAHostFailure(t *testing.T) {
 	}
 }
 
+// TestNotesOfMoreThanThereIs: after failures of the host what the entries may hold
+// can be more than guest RAM; then nothing passes but what empties some.
+func TestNotesOfMoreThanThereIs(t *testing.T) {
+	g, f := newGuest(t, memmap.MinRAM)
+	s, _ := devicetest.RingAt(0x20000, 8)
+	pokeRanges(g, lists, abi.Range{Len: memmap.MinRAM - 3*4096}, abi.Range{Len: 4096}, abi.Range{Len: 4096}, abi.Range{Len: 4096})
+	s.BuffersAddr, s.NrBuffers = lists, 4
+	if _, errno := g.Setup(1, s); errno != 0 {
+		t.Fatalf("RING_SETUP: %v", errno)
+	}
+	var host error
+	f.register = func(string) error { return host }
+	update := func(want unix.Errno, offset uint32, lengths ...uint64) {
+		t.Helper()
+		var list []abi.Range
+		for _, n := range lengths {
+			list = append(list, abi.Range{Len: n})
+		}
+		pokeRanges(g, lists, list...)
+		r := abi.Register{Opcode: regBuffersUpdate, Offset: offset, NrArgs: uint32(len(list)), Addr: lists}
+		if errno := register(g, 1, r); errno != want {
+			t.Errorf("entries from %d on of %v bytes: %v, want %v", offset, lengths, errno, want)
+		}
+	}
+	host = errFlames
+	update(unix.EIO, 0, 4096, memmap.MinRAM-3*4096)
+	host = nil
+	update(unix.ENOMEM, 2, 4096)
+	update(unix.ENOMEM, 2, memmap.MinRAM, memmap.MinRAM)
+	update(0, 0, 0)
+	update(0, 2, 4096)
+	update(unix.ENOMEM, 2, 2*4096, 2*4096)
+}
+
 func TestAStoppedRingRegistersNothing(t *testing.T) {
 	g, f := newGuest(t, memmap.MinRAM)
 	ringWith(t, g, 0)

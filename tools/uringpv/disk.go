@@ -34,8 +34,9 @@ const (
 // Bounds of a disk's keys.
 const (
 	maxRings = 64
-	// maxEntries is IORING_MAX_ENTRIES of the kernel's io_uring.
-	maxEntries    = 32768
+	// maxEntries is half of IORING_MAX_ENTRIES of the kernel's io_uring: the relay's
+	// ring on the host has twice as many as the guest's.
+	maxEntries    = 16384
 	maxCPU        = 8191
 	maxSQPollIdle = time.Hour
 	maxIDLength   = 31 // a file's serial number, with its NUL

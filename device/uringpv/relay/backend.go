@@ -34,7 +34,7 @@ const setupFlags = hostring.SetupSQPoll | hostring.SetupCQSize | hostring.SetupC
 // Limits of a ring. The host ring's CQ ring has as many entries as the guest's,
 // and the kernel's limit for that is 65536.
 const (
-	maxEntries = 32768
+	maxEntries = maxHostEntries / 2 // openHost wants twice as many
 	maxBuffers = 1024
 )
 
@@ -50,6 +50,11 @@ type Config struct {
 	// Unpinned says that rings move little data: guest RAM is not pinned for them.
 	Unpinned bool
 
+	// KeepListening says that SHUTDOWN of a socket that listens is refused. It makes of
+	// it one that a message may connect to any address (MSG_FASTOPEN), and other rings
+	// of the device are another backend's, which looks at no message.
+	KeepListening bool
+
 	Logger *slog.Logger // slog.Default() if nil
 }
 
@@ -60,6 +65,7 @@ type Backend struct {
 	log      *slog.Logger
 	inline   bool // the ring's goroutine enters the host ring, also for guests with SQPOLL
 	unpinned bool // Config.Unpinned
+	keep     bool // Config.KeepListening
 	holds    []*growth.Hold
 	noted    sync.Once // that there are no registered buffers
 
@@ -79,7 +85,7 @@ func New(c Config) (*Backend, error) {
 	if c.Logger == nil {
 		c.Logger = slog.Default()
 	}
-	b := &Backend{inline: runtime.NumCPU() < pollers, unpinned: c.Unpinned, memory: c.Memory, log: c.Logger}
+	b := &Backend{inline: runtime.NumCPU() < pollers, unpinned: c.Unpinned, keep: c.KeepListening, memory: c.Memory, log: c.Logger}
 	ops, err := knownOpcodes()
 	if err != nil {
 		return nil, err

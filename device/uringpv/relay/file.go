@@ -25,6 +25,7 @@ type file struct {
 	writeOnly   bool
 	unconnected bool
 	socket      bool
+	listens     bool
 	block       bool
 	sized       bool   // it has an end, which writes must not pass
 	host        uint16 // its entry in the host ring's file table
@@ -47,7 +48,7 @@ var unknown file
 func newFile(in *uringpv.File, calls *uint64) (file, error) {
 	f := file{
 		present: true, readOnly: in.ReadOnly, writeOnly: in.WriteOnly, unconnected: in.Unconnected, anyPeer: in.AnyPeer,
-		block: in.BlockDevice, sized: in.Size != nil, look: in.Size, fd: int32(in.FD), calls: calls,
+		listens: in.Kind == abi.FileListener, block: in.BlockDevice, sized: in.Size != nil, look: in.Size, fd: int32(in.FD), calls: calls,
 	}
 	if deny := in.Deny; !deny.Empty() {
 		f.deny = &deny

@@ -91,7 +91,7 @@ func (r *Ring) attend() bool {
 		return false
 	}
 	r.obey()
-	if n := r.submit.Swap(0); n > 0 {
+	if n := r.submit.Take(); n > 0 {
 		r.owe(n)
 	}
 	if r.getEvents.Swap(false) {
@@ -154,7 +154,7 @@ func (r *Ring) take() bool {
 	for taken < limit && !full {
 		ok := r.guest.next(&w)
 		if !ok || w.flags()&linkFlags == 0 {
-			if full = room == 0; full {
+			if full = room == 0; full || r.slots.room() == 0 { // a chain has taken more than it has members
 				break
 			}
 			r.consume(&taken)
@@ -165,7 +165,7 @@ func (r *Ring) take() bool {
 			continue
 		}
 		length := r.guest.chain(n - taken)
-		need := min(2*length, r.entries)
+		need := 2 * length // a breaker for each
 		if need > r.slots.room() {
 			r.need = need
 			break
@@ -233,9 +233,13 @@ func (r *Ring) put(w *words, member bool) {
 	r.moved = noFile
 }
 
-// submitSlot takes a slot for q and puts sqe on the host's ring.
+// submitSlot takes a slot for q and puts sqe on the host's ring. There is room in both.
 func (r *Ring) submitSlot() (ref, *hostring.SQE) {
 	q := &r.q
+	if r.slots.room() == 0 {
+		r.fail(errRoom) // not reached: take has counted
+		return nobody, nil
+	}
 	if q.file != noFile {
 		r.hosts[q.file].refs++
 	}
@@ -258,8 +262,9 @@ func (r *Ring) submitSlot() (ref, *hostring.SQE) {
 	return x, dst
 }
 
-// errRoom says that the host's ring is not as large as it was made.
-var errRoom = errors.New("the host ring has no room for an SQE that was counted")
+// errRoom says that the host's ring, or the table of slots, is not as large as it was
+// made.
+var errRoom = errors.New("no room for an SQE that was counted")
 
 // join puts q as the next member of the chain.
 func (r *Ring) join(w *words, no fault) {
@@ -328,20 +333,27 @@ func (r *Ring) ready() uint32 {
 }
 
 // takeable is how many SQEs the guest has submitted and the ring has slots for. Of
-// a guest whose CQ ring is full it takes no more than would fill it once more.
+// a guest whose CQ ring is full it takes no more than would fill it once more; but one
+// as long as no CQE is held back, since that guest has no reason to ask for the rest.
 func (r *Ring) takeable() uint32 {
 	n := r.ready()
 	if n == 0 || r.need > r.slots.room() {
 		return 0
 	}
-	if r.held.len() > 0 || r.guest.full() {
-		return min(n, r.spec.CQEntries-min(r.spec.CQEntries, r.slots.used+r.held.len()))
+	n = min(n, r.slots.room())
+	held := r.held.len()
+	if held == 0 && !r.guest.full() {
+		return n
 	}
-	return min(n, r.slots.room())
+	more := r.spec.CQEntries - min(r.spec.CQEntries, r.slots.used+held)
+	if held == 0 {
+		more = max(more, 1)
+	}
+	return min(n, more)
 }
 
-// owe notes that a doorbell asks to take n SQEs, or what there is.
-func (r *Ring) owe(n uint32) { r.owed = max(r.owed, min(n, r.guest.ready())) }
+// owe notes that a doorbell or a command asks to take n SQEs more, or what there is.
+func (r *Ring) owe(n uint32) { r.owed = min(r.owed+n, r.guest.ready()) }
 
 // push gives the host's kernel what take has prepared.
 func (r *Ring) push() bool {

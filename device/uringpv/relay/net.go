@@ -222,8 +222,12 @@ func (r *Ring) shutdown(w *words, dst *hostring.SQE, q *slot) fault {
 	if w.off() != 0 || w.addr() != 0 || w.opFlags() != 0 || w.bufIndex() != 0 || w.spliceFDIn() != 0 {
 		return atPrep(unix.EINVAL)
 	}
-	if _, no := r.fileOf(w, q); no != 0 {
+	f, no := r.fileOf(w, q)
+	if no != 0 {
 		return no
+	}
+	if f.listens && r.backend.keep {
+		return atIssue(unix.EACCES)
 	}
 	*dst = hostring.SQE{Opcode: hostring.OpShutdown, Flags: w.full(), FD: int32(q.file), Len: w.len()}
 	return 0

@@ -4,6 +4,7 @@ package relay
 
 import (
 	"bytes"
+	"encoding/binary"
 	"errors"
 	"log/slog"
 	"strings"
@@ -79,6 +80,69 @@ func TestWorksWithoutLockableMemory(t *testing.T) {
 	}
 	if n := strings.Count(log.String(), "RLIMIT_MEMLOCK"); n != 1 {
 		t.Errorf("it was logged %d times, want once:\n%s", n, log.String())
+	}
+}
+
+// TestChainsAndOthersShareTheSlots: a chain takes more slots than it has members if a
+// write in it is cut short, and what comes behind it in one look at the ring has the
+// rest.
+func TestChainsAndOthersShareTheSlots(t *testing.T) {
+	testutil.NoLeaks(t)
+	const size = 1 << 20
+	g := ringtest.NewRig(t, newBackend, ringtest.Disk(t, size, false))
+	for _, m := range ringtest.Modes[1:3] {
+		d := g.Setup(t, ringtest.Config{SQ: 64, Flags: m.Flags, Idle: 2 * time.Millisecond})
+		binary.LittleEndian.PutUint64(g.Data, 60) // seconds
+		binary.LittleEndian.PutUint64(g.Data[8:], 0)
+		waits := hostring.SQE{Opcode: hostring.OpTimeout, Flags: hostring.SQEFixedFile, Addr: g.Addr(0), Len: 1, UserData: 9}
+		for range fewestInFlight - 4 {
+			d.MustPut(t, &waits)
+			d.Submit()
+		}
+		for d.Ring.Stats().SQEs < fewestInFlight-4 {
+			time.Sleep(time.Millisecond)
+		}
+		cut := hostring.SQE{
+			Opcode: hostring.OpWriteFixed, Flags: hostring.SQEFixedFile | hostring.SQEIOLink,
+			Off: size - 512, Addr: g.Addr(4096), Len: 1024, UserData: 1,
+		}
+		want := map[uint64]int32{1: 512, 2: -int32(unix.ECANCELED), 3: 0, 4: 0}
+		d.Put(&cut)
+		for i := range uint64(3) {
+			s := ringtest.NOP(2 + i)
+			d.Put(&s)
+		}
+		d.Submit()
+		for range want {
+			if c := d.Wait(t); c.Res != want[c.UserData] || c.UserData == 9 {
+				t.Errorf("%s: %+v, want %d", m.Name, c, want[c.UserData])
+			}
+		}
+		d.Destroy(t)
+	}
+}
+
+// TestFullRingTakesOneMore: with the CQ ring full and as many requests waiting as it
+// has entries, one more SQE is taken: its CQE is held back, and so the guest learns
+// that it is to ask.
+func TestFullRingTakesOneMore(t *testing.T) {
+	testutil.NoLeaks(t)
+	g := ringtest.NewRig(t, newBackend, ringtest.Pipe(t))
+	d := g.Setup(t, ringtest.Config{SQ: 1, CQ: 2, Flags: hostring.SetupSQPoll, Idle: time.Millisecond})
+	for range 2 {
+		d.MustPut(t, &hostring.SQE{Opcode: hostring.OpPollAdd, Flags: hostring.SQEFixedFile, OpFlags: unix.POLLIN, UserData: 9})
+		d.Submit()
+	}
+	for i := range uint64(3) {
+		s := ringtest.NOP(i)
+		d.MustPut(t, &s)
+		d.Submit()
+	}
+	time.Sleep(20 * time.Millisecond) // it sleeps
+	for want := range uint64(3) {
+		if c := d.Wait(t); c.UserData != want || c.Res != 0 {
+			t.Errorf("%+v, want that of NOP %d", c, want)
+		}
 	}
 }
 

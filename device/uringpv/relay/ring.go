@@ -38,13 +38,13 @@ type Ring struct {
 	count  uringpv.Counters
 
 	// To the ring's goroutine.
-	attention atomic.Bool   // look at what follows
-	wake      int           // eventfd that ends its sleep
-	closing   atomic.Bool   // end the ring
-	failed    atomic.Bool   // set by the goroutine: the host ring is of no use
-	getEvents atomic.Bool   // flush CQEs held back
-	submit    atomic.Uint32 // SQEs to take on a ring without SQPOLL
-	orders    chan order    // changes of its tables
+	attention atomic.Bool         // look at what follows
+	wake      int                 // eventfd that ends its sleep
+	closing   atomic.Bool         // end the ring
+	failed    atomic.Bool         // set by the goroutine: the host ring is of no use
+	getEvents atomic.Bool         // flush CQEs held back
+	submit    uringpv.Submissions // SQEs to take on a ring without SQPOLL
+	orders    chan order          // changes of its tables
 
 	done    chan struct{} // closed when the goroutine has ended
 	backend *Backend
@@ -234,7 +234,7 @@ const maxHostEntries = 32768
 // more than requests are in flight, as one that gives several ends then.
 func (r *Ring) openHost(b *Backend) (err error) {
 	s := &r.spec
-	r.entries = min(2*s.SQEntries, maxHostEntries)
+	r.entries = 2 * s.SQEntries
 	c := hostring.Config{
 		Entries:   r.entries,
 		CQEntries: max(s.CQEntries, r.entries),
@@ -388,7 +388,7 @@ func (r *Ring) Enter(toSubmit, flags uint32) error {
 		return fmt.Errorf("enter ring %d, which has stopped: %w", r.spec.Index, unix.ENXIO)
 	}
 	if !r.sqpoll && toSubmit > 0 {
-		r.submit.Store(min(toSubmit, r.params.SQEntries))
+		r.submit.Add(toSubmit, r.params.SQEntries)
 	}
 	if flags&hostring.EnterGetevents != 0 {
 		r.getEvents.Store(true)

@@ -5,13 +5,16 @@ package relay
 import (
 	"encoding/binary"
 	"fmt"
+	"log/slog"
 	"testing"
 
 	"golang.org/x/sys/unix"
 
 	"github.com/uringpv/uringpv/device/uringpv"
 	"github.com/uringpv/uringpv/device/uringpv/abi"
+	"github.com/uringpv/uringpv/device/uringpv/internal/ringtest"
 	"github.com/uringpv/uringpv/hostring"
+	"github.com/uringpv/uringpv/memmap"
 )
 
 // listener is a listening TCP socket on the loopback, and its address.
@@ -404,6 +407,42 @@ func TestAcceptConnectShutdownClose(t *testing.T) {
 }
 
 // TestAcceptIntoAFreeSlot: io_uring takes any free one, the relay the lowest.
+// TestListenersStay: behind a backend that looks at no message, a socket that listens
+// cannot be made one that connects.
+func TestListenersStay(t *testing.T) {
+	for _, keep := range []bool{false, true} {
+		l, _ := listener(t)
+		pair, err := unix.Socketpair(unix.AF_UNIX, unix.SOCK_STREAM|unix.SOCK_CLOEXEC, 0)
+		if err != nil {
+			t.Fatal(err)
+		}
+		defer unix.Close(pair[1])
+		g := ringtest.NewRig(t, func(t testing.TB, m *memmap.Memory, files []uringpv.File) uringpv.Backend {
+			b, err := New(Config{Memory: m, Files: files, Unpinned: true, KeepListening: keep, Logger: slog.New(slog.DiscardHandler)})
+			if err != nil {
+				t.Fatal(err)
+			}
+			return b
+		}, l, end(t, pair[0], abi.FileStream))
+		d := g.Setup(t, ringtest.Config{SQ: 8})
+		want := int32(0)
+		if keep {
+			want = -int32(unix.EACCES)
+		}
+		down := hostring.SQE{Opcode: hostring.OpShutdown, Flags: hostring.SQEFixedFile, FD: 0, Len: unix.SHUT_RDWR}
+		if res := d.Do(t, down); res != want {
+			t.Errorf("keep %v: SHUTDOWN of a socket that listens: %d, want %d", keep, res, want)
+		}
+		if n, err := unix.GetsockoptInt(l.FD, unix.SOL_SOCKET, unix.SO_ACCEPTCONN); err != nil || (n == 1) != keep {
+			t.Errorf("keep %v: SO_ACCEPTCONN is %d, %v", keep, n, err)
+		}
+		down.FD = 1
+		if res := d.Do(t, down); res != 0 {
+			t.Errorf("keep %v: SHUTDOWN of a stream: %d", keep, res)
+		}
+	}
+}
+
 func TestAcceptIntoAFreeSlot(t *testing.T) {
 	same(t, dialled, func(b *bench) {
 		n := b.peerAt(1, 1000)

@@ -62,15 +62,16 @@ type loop struct {
 func (r *Ring) serve() {
 	r.arm()
 	for !r.closing.Load() {
-		rung, submit := r.wait(), r.submit.Swap(0)
+		rung := r.wait()
 		if r.lost {
 			r.stop(r.back.Fate())
 			return
 		}
-		if rung {
-			submit = r.params.SQEntries
-		}
 		if r.enter.Swap(false) || rung {
+			submit := r.submit.Take() // after enter: Enter writes them the other way round
+			if rung {
+				submit = r.params.SQEntries
+			}
 			r.arm()
 			if err := r.ring(submit); err != nil {
 				if hostring.Errno(err) == unix.EOWNERDEAD && r.back.Lost() >= 0 {

@@ -114,8 +114,8 @@ type Ring struct {
 	// To the ring's goroutine.
 	wake    int // eventfd that ends its sleep
 	closing atomic.Bool
-	enter   atomic.Bool   // Enter was called
-	submit  atomic.Uint32 // and wants so many SQEs taken
+	enter   atomic.Bool         // Enter was called
+	submit  uringpv.Submissions // and wants so many SQEs taken
 
 	done chan struct{} // closed when the goroutine has ended and the descriptor is closed
 	end  *quiesce.Sentinel
@@ -354,7 +354,7 @@ func (r *Ring) Enter(toSubmit, _ uint32) error {
 		return fmt.Errorf("enter ring %d, which has stopped: %w", r.spec.Index, unix.ENXIO)
 	default:
 	}
-	r.submit.Store(min(toSubmit, r.params.SQEntries))
+	r.submit.Add(toSubmit, r.params.SQEntries)
 	r.enter.Store(true)
 	return r.notify()
 }

@@ -692,6 +692,24 @@ func enter(t *testing.T, make Make) {
 			t.Errorf("a completion of %d, want %d", c.UserData, want+2)
 		}
 	}
+	// Commands add up, however late the ring's thread comes to it.
+	for round := range 200 {
+		for i := range uint64(5) {
+			s := NOP(i)
+			d.MustPut(t, &s)
+		}
+		d.sqTail.Store(d.tail)
+		for _, n := range []uint32{3, 2, 0} {
+			if err := d.Ring.Enter(n, 0); err != nil {
+				t.Fatal(err)
+			}
+		}
+		for range 5 {
+			if _, ok := d.wait(patience); !ok {
+				t.Fatalf("round %d: ENTER of 3, 2 and 0 SQEs took %d of 5", round, d.sqHead.Load()-(d.tail-5))
+			}
+		}
+	}
 	// GETEVENTS moves what was held back, without taking SQEs.
 	for i := range uint64(16) {
 		s := NOP(i)
