@@ -96,7 +96,11 @@ func New(l Layout, o Options) (_ *Memory, err error) {
 		return nil, err
 	}
 	if err := unix.Ftruncate(m.fd, int64(l.Size())); err != nil {
-		return nil, fmt.Errorf("size guest RAM to %d bytes: %w", l.Size(), err)
+		hint := ""
+		if errors.Is(err, unix.EFBIG) {
+			hint = ": RLIMIT_FSIZE is below that: raise it (ulimit -f), or let the disk of this process to which passthrough has bound it go through backend=isolated"
+		}
+		return nil, fmt.Errorf("size guest RAM to %d bytes: %w%s", l.Size(), err, hint)
 	}
 	// Nobody, not even who inherits the descriptor, can pull pages from under us.
 	if _, err := unix.FcntlInt(uintptr(m.fd), unix.F_ADD_SEALS, unix.F_SEAL_SHRINK|unix.F_SEAL_GROW|unix.F_SEAL_SEAL); err != nil {

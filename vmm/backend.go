@@ -3,6 +3,7 @@
 package vmm
 
 import (
+	"cmp"
 	"errors"
 	"fmt"
 	"log/slog"
@@ -60,21 +61,58 @@ type choice struct {
 	err     error // then there is no backend
 }
 
-// chooseBackends makes the backends of devices, in their order up to the first that
-// fails, beside what the caller does. drop takes those that nobody has received.
+// chooseBackends makes the backends of devices beside what the caller does, and gives
+// them in the devices' order; if one fails, that failure alone. drop takes those that
+// nobody has received.
+//
+// The device with the largest file chooses first: passthrough bounds all writing of the
+// process at the size of what it serves, and what is larger could not be served at all.
 func chooseBackends(devices []DeviceConfig, m *memmap.Memory, log *slog.Logger) <-chan choice {
 	out := make(chan choice, len(devices))
+	order := make([]int, len(devices))
+	for i := range order {
+		order[i] = i
+	}
+	slices.SortStableFunc(order, func(i, k int) int {
+		return cmp.Compare(largest(devices[k].Files), largest(devices[i].Files))
+	})
 	go func() {
 		defer close(out)
-		for i := range devices {
+		made := make([]choice, len(devices))
+		for _, i := range order {
 			b, why, err := chooseBackend(&devices[i], m, log.With("device", devices[i].Name))
-			out <- choice{b, why, err}
 			if err != nil {
+				for _, c := range made {
+					if c.backend != nil {
+						err = errors.Join(err, c.backend.Close())
+					}
+				}
+				out <- choice{why: why, err: err}
 				return
 			}
+			made[i] = choice{backend: b, why: why}
+		}
+		for _, c := range made {
+			out <- c
 		}
 	}()
 	return out
+}
+
+// largest is the size in bytes of the largest of files that a guest may write and that
+// could grow, 0 if there is none.
+func largest(files []uringpv.File) int64 {
+	most := int64(0)
+	for i := range files {
+		f := &files[i]
+		if f.ReadOnly || f.BlockDevice || f.Size == nil {
+			continue
+		}
+		if n, err := f.Size(); err == nil { // else the backend will say so
+			most = max(most, n)
+		}
+	}
+	return most
 }
 
 // drop closes what is still to be received, and returns when no more is made.

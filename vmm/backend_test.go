@@ -6,6 +6,7 @@ import (
 	"log/slog"
 	"os"
 	"path/filepath"
+	"slices"
 	"strings"
 	"testing"
 
@@ -25,6 +26,64 @@ func TestListenersStayBehindIsolated(t *testing.T) {
 		if c := behind(kind, &DeviceConfig{}, nil, nil); c.KeepListening != (kind == abi.BackendIsolated) || !c.Unpinned {
 			t.Errorf("behind %v: %+v", kind, c)
 		}
+	}
+}
+
+// TestLargestChoosesFirst: passthrough bounds all writing of the process at the size of
+// what it serves. The order of the devices is not the order of their choices.
+func TestLargestChoosesFirst(t *testing.T) {
+	testutil.NeedIOUring(t)
+	testutil.NoLeaks(t)
+	if err := isolated.Supported(); err != nil {
+		t.Skipf("SKIPPED, NOT TESTED: this host has not all backends: %v", err)
+	}
+	l, err := memmap.NewLayout(memmap.MinRAM)
+	if err != nil {
+		t.Fatal(err)
+	}
+	m, err := memmap.New(l, memmap.Options{})
+	if err != nil {
+		t.Fatal(err)
+	}
+	defer m.Close()
+	device := func(name string, size int64, c Choice) DeviceConfig {
+		f, err := os.Create(filepath.Join(t.TempDir(), name))
+		if err != nil {
+			t.Fatal(err)
+		}
+		t.Cleanup(func() { f.Close() })
+		if err := f.Truncate(size); err != nil {
+			t.Fatal(err)
+		}
+		return DeviceConfig{Name: name, Backend: c, Files: []uringpv.File{{
+			FD: int(f.Fd()), Kind: abi.FileDisk, Name: name, BlockSize: 512, DIOMemAlign: 1, DIOOffsetAlign: 1,
+			Size: func() (int64, error) { return size, nil },
+		}}}
+	}
+	devices := []DeviceConfig{device("small", 1<<20, ChooseAuto), device("large", 1<<22, ChooseAuto), device("other", 1<<21, ChooseRelay)}
+	var got []string
+	choices := chooseBackends(devices, m, slog.New(slog.DiscardHandler))
+	for c := range choices {
+		if c.err != nil {
+			t.Fatal(c.err)
+		}
+		got = append(got, c.why.Device+" "+c.why.Backend)
+		if err := c.backend.Close(); err != nil {
+			t.Error(err)
+		}
+	}
+	if want := []string{"small isolated", "large passthrough", "other relay"}; !slices.Equal(got, want) {
+		t.Errorf("%q, want %q", got, want)
+	}
+
+	// A failure is all there is, whoever has one by then.
+	devices[0].Backend = ChoosePassthrough
+	choices = chooseBackends(devices, m, slog.New(slog.DiscardHandler))
+	if c := <-choices; c.err == nil || c.backend != nil || !strings.Contains(c.err.Error(), "device small") {
+		t.Errorf("%+v", c)
+	}
+	if err := drop(choices); err != nil {
+		t.Error(err)
 	}
 }
 

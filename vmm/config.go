@@ -26,6 +26,11 @@ type Config struct {
 	Console   io.Writer    // what the guest writes to the debug port, one write at a time; nil: nowhere
 	Serial    io.Writer    // what it writes to COM1; nil: nowhere
 	Logger    *slog.Logger // nil: no log
+
+	// Sized is called when guest RAM has its size, before there is a backend that
+	// bounds what this process may write (RLIMIT_FSIZE), RAM included. nil: nobody
+	// waits for that.
+	Sized func()
 }
 
 // Guest is what a machine runs: a freestanding program or a Linux kernel.

@@ -109,6 +109,9 @@ func New(c Config) (_ *VM, err error) {
 	if vm.memory, err = memmap.New(layout, memmap.Options{HugePages: c.HugePages}); err != nil {
 		return nil, err
 	}
+	if c.Sized != nil {
+		c.Sized()
+	}
 	if len(c.Devices) > 0 {
 		// Backends pin it all, and this takes longer than the rest of what is made here.
 		vm.memory.Populate()

@@ -51,6 +51,20 @@ type Backend interface {
 	Close() error
 }
 
+// Interrupter is a Backend whose NewRing may wait for the host.
+type Interrupter interface {
+	// Interrupt makes NewRing wait no more, the call in progress and later ones, which
+	// then fail. It may be called at any time before Close.
+	Interrupt()
+}
+
+// Interrupt interrupts b, if it is an Interrupter.
+func Interrupt(b Backend) {
+	if i, ok := b.(Interrupter); ok {
+		i.Interrupt()
+	}
+}
+
 // Capabilities is what a backend offers on this host. The device tells the guest
 // no more than this, and accepts no more from it.
 type Capabilities struct {

@@ -233,7 +233,10 @@ func (d *Device) Doorbell(ring int) {
 
 // Interrupt makes the waits of commands in progress, and those of later ones,
 // end at once with -ETIMEDOUT. A monitor calls it before it stops its vCPUs.
-func (d *Device) Interrupt() { d.interrupt() }
+func (d *Device) Interrupt() {
+	d.interrupt()
+	Interrupt(d.backend)
+}
 
 // Reset is the machine's reset: it ends all rings as the command RESET does,
 // clears STATUS.FAILED, and sets the registers to what they were after New. It

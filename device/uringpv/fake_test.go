@@ -30,9 +30,10 @@ type fake struct {
 	memory *memmap.Memory
 
 	// What the next calls answer; nil: success.
-	newRing func(uringpv.RingSpec) error
-	enter   func(toSubmit, flags uint32) error
-	close   func(ctx context.Context, ring int) error
+	newRing   func(uringpv.RingSpec) error
+	interrupt func()
+	enter     func(toSubmit, flags uint32) error
+	close     func(ctx context.Context, ring int) error
 	// Of the updates of "files" and "buffers", half of which are done if it fails,
 	// and of the "vector", which is as before then.
 	register func(what string) error
@@ -84,6 +85,12 @@ func (f *fake) check(t interface {
 	defer f.mu.Unlock()
 	if len(f.broken) > 0 {
 		t.Fatalf("the device breaks %d promises: %q", len(f.broken), f.broken)
+	}
+}
+
+func (f *fake) Interrupt() {
+	if f.interrupt != nil {
+		f.interrupt()
 	}
 }
 

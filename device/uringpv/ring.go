@@ -86,6 +86,9 @@ func (d *Device) ringSetup(index uint32, payload []byte) ([]byte, error) {
 	signal.Take(spec.DoorbellFD, new([8]byte))
 
 	if r.backend, err = d.backend.NewRing(*spec); err != nil {
+		if d.waits.Err() != nil {
+			return nil, guestErrorf(unix.EINTR, "ring %d is not made any more: %v", index, err)
+		}
 		return nil, &HostError{fmt.Sprintf("set up ring %d", index), err}
 	}
 	d.mu.Lock()

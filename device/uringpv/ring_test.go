@@ -172,6 +172,29 @@ func TestInterruptEndsWaits(t *testing.T) {
 	g.Device.SetTimeout(time.Minute)
 }
 
+// TestInterruptEndsTheMakingOfARing: the backend may be waiting for the host.
+func TestInterruptEndsTheMakingOfARing(t *testing.T) {
+	g, f := newGuest(t, memmap.MinRAM)
+	making, stop := make(chan struct{}), make(chan struct{})
+	f.newRing = func(uringpv.RingSpec) error {
+		close(making)
+		<-stop
+		return errFlames
+	}
+	f.interrupt = func() { close(stop) }
+	done := make(chan unix.Errno)
+	go func() {
+		s, _ := devicetest.RingAt(0x20000, 8)
+		_, errno := g.Setup(0, s)
+		done <- errno
+	}()
+	<-making
+	g.Device.Interrupt()
+	if errno := <-done; errno != unix.EINTR {
+		t.Errorf("%v, want EINTR", errno)
+	}
+}
+
 func TestCloseWaitsAndMayBeRepeated(t *testing.T) {
 	g, f := newGuest(t, memmap.MinRAM)
 	g.Device.SetTimeout(10 * time.Millisecond)

@@ -28,8 +28,9 @@ const keyName = "name"
 
 var notKeys = []string{flagConfig, "report", "verbose", "help"}
 
-// maxMachines is the most machines of a file.
-const maxMachines = 256
+// maxMachines is the most machines of a file: a process has room for 64, and a trial
+// of what the host can do takes one.
+const maxMachines = 63
 
 // readConfig reads a file of machines, YAML or JSON: an object whose "machines" is
 // a list of objects. Their keys are run's flags, and name; a flag that may be

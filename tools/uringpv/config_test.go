@@ -68,7 +68,7 @@ func TestConfigErrorsNameTheLineAndWhatWouldBeRight(t *testing.T) {
 	for _, c := range []struct{ text, want string }{
 		{"", "empty"},
 		{"[", "line 1"},
-		{"machines: []", ":1: machines: must be a list of 1 to 256 machines"},
+		{"machines: []", ":1: machines: must be a list of 1 to 63 machines"},
 		{"machines: 3", "must be a list"},
 		{"- a", `must be an object with the key "machines"`},
 		{"guests: []", `guests: unknown key; there is "machines"`},

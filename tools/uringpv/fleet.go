@@ -69,12 +69,21 @@ func (f *fleet) run(ctx context.Context) error {
 			m.options.crowded = true
 		}
 	}
+	// A disk that is passed through bounds what the process writes, the making of RAM
+	// included: before the first one all machines have theirs.
+	sized := newBarrier(len(f.machines))
 	reports := make([]machineReport, len(f.machines))
 	errs := make([]error, len(f.machines))
 	var all sync.WaitGroup
 	for i, m := range f.machines {
 		all.Go(func() {
 			prefix := fmt.Sprintf("%-*s | ", width, m.name)
+			arrive := sync.OnceFunc(sized.arrive)
+			defer arrive() // a machine that has failed
+			m.options.sized = func() {
+				arrive()
+				sized.wait(ctx)
+			}
 			errs[i] = f.runOne(ctx, m, prefix, &reports[i])
 			if errs[i] != nil && ctx.Err() == nil {
 				f.line(f.stderr, prefix, "uringpv: "+oneLine(errs[i].Error()))
@@ -107,6 +116,32 @@ func (f *fleet) run(ctx context.Context) error {
 // crowded says whether so many machines are too many for each to have a vCPU and an SQ
 // thread that poll.
 func crowded(machines, cpus int) bool { return machines > 1 && 2*machines > cpus }
+
+// barrier is where goroutines wait until all have come.
+type barrier struct {
+	mu      sync.Mutex
+	missing int
+	all     chan struct{} // closed when nobody is missing
+}
+
+func newBarrier(n int) *barrier { return &barrier{missing: n, all: make(chan struct{})} }
+
+// arrive is called once for each.
+func (b *barrier) arrive() {
+	b.mu.Lock()
+	defer b.mu.Unlock()
+	if b.missing--; b.missing == 0 {
+		close(b.all)
+	}
+}
+
+// wait waits until all have arrived, or ctx ends.
+func (b *barrier) wait(ctx context.Context) {
+	select {
+	case <-b.all:
+	case <-ctx.Done():
+	}
+}
 
 // runOne runs one machine, whose lines begin with prefix.
 func (f *fleet) runOne(ctx context.Context, m namedMachine, prefix string, r *machineReport) error {

@@ -87,7 +87,7 @@ func (g *guestRunner) runOnEvery(ctx context.Context, d diskSpec, _ vmm.Choice) 
 // backend is that of its exports, and of a disk that has none of its own.
 func (g *guestRunner) runOn(ctx context.Context, d diskSpec, choice vmm.Choice) (err error) {
 	m := machine{
-		memory: g.options.memory, huge: g.options.hugePages, cpus: g.options.cpus.value, disk: d, backend: choice, log: g.log,
+		memory: g.options.memory, huge: g.options.hugePages, cpus: g.options.cpus.value, disk: d, backend: choice, log: g.log, sized: g.options.sized,
 		twin:    g.guest != guestChecksum,
 		cmdline: g.cmdline(),
 	}

@@ -174,7 +174,7 @@ func (o *runOptions) runLinux(ctx context.Context, stdin io.Reader, stdout, stde
 		devices = append(devices, c)
 	}
 	vm, err := vmm.New(vmm.Config{
-		Memory: uint64(o.memory), HugePages: o.hugePages, CPUs: o.cpus.value, Guest: guest, Devices: devices, Serial: stdout, Logger: log,
+		Memory: uint64(o.memory), HugePages: o.hugePages, CPUs: o.cpus.value, Guest: guest, Devices: devices, Serial: stdout, Logger: log, Sized: o.sized,
 	})
 	guest = vmm.Guest{} // it is in the machine's memory now
 	if err != nil {

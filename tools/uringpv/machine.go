@@ -10,6 +10,7 @@ import (
 	"log/slog"
 	"regexp"
 	"strings"
+	"sync"
 	"time"
 	"unicode"
 
@@ -25,7 +26,8 @@ import (
 // besides.
 type machine struct {
 	memory  byteSize
-	huge    bool // its pages are of 2 MiB
+	sized   func() // as vmm.Config has it
+	huge    bool   // its pages are of 2 MiB
 	cpus    int
 	disk    diskSpec
 	backend vmm.Choice
@@ -92,6 +94,7 @@ func (m *machine) run(ctx context.Context) (out outcome, err error) {
 		Devices:   devices,
 		Console:   console,
 		Logger:    m.log,
+		Sized:     m.sized,
 	})
 	if err != nil {
 		return out, err
@@ -177,6 +180,8 @@ func (m *machine) count(s vmm.Stats) counters {
 // lineWriter cuts what is written to it into lines.
 type lineWriter struct {
 	line func(string)
+
+	mu   sync.Mutex // guards part: a machine's log comes from several goroutines
 	part strings.Builder
 }
 
@@ -185,9 +190,11 @@ type lineWriter struct {
 const maxLine = 4096
 
 func (w *lineWriter) Write(p []byte) (int, error) {
+	w.mu.Lock()
+	defer w.mu.Unlock()
 	for _, c := range p {
 		if c == '\n' || w.part.Len() >= maxLine {
-			w.flush()
+			w.flushLocked()
 		}
 		if c != '\n' {
 			w.part.WriteByte(c)
@@ -198,6 +205,12 @@ func (w *lineWriter) Write(p []byte) (int, error) {
 
 // flush ends a line that the guest has not ended.
 func (w *lineWriter) flush() {
+	w.mu.Lock()
+	defer w.mu.Unlock()
+	w.flushLocked()
+}
+
+func (w *lineWriter) flushLocked() {
 	if w.part.Len() == 0 {
 		return
 	}

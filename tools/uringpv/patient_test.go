@@ -5,6 +5,8 @@ package main
 import (
 	"bytes"
 	"errors"
+	"fmt"
+	"strings"
 	"syscall"
 	"testing"
 
@@ -55,6 +57,37 @@ func TestNothingIsLostOrReorderedUnderALimit(t *testing.T) {
 			t.Fatalf("in the end %q (%v), want %q", b.Bytes(), err, want)
 		}
 	})
+}
+
+// TestTheNewestIsKept: a guest may write without end.
+func TestTheNewestIsKept(t *testing.T) {
+	b := &bounded{limit: 3}
+	p := &patientWriter{w: b}
+	text := bytes.Repeat([]byte("0123456789abcde\n"), maxKept/16*3)
+	for i := 0; i < len(text); i += 1000 {
+		if _, err := p.Write(text[i:min(i+1000, len(text))]); err != nil {
+			t.Fatal(err)
+		}
+		if p.Kept() > maxKept {
+			t.Fatalf("%d bytes kept of %d", p.Kept(), i)
+		}
+	}
+	kept := p.Kept()
+	if kept < maxKept/4 {
+		t.Errorf("%d bytes kept", kept)
+	}
+	b.limit = 1 << 30
+	if err := p.Flush(); err != nil || p.Kept() != 0 {
+		t.Fatal(err)
+	}
+	got := b.String()
+	note := fmt.Sprintf("%d bytes are left out here", len(text)-3-kept)
+	if !strings.HasPrefix(got, "012\n[uringpv: ") || !strings.Contains(got, note) || !strings.HasSuffix(got, string(text[len(text)-kept:])) {
+		t.Errorf("%.100q..., want the end of it and %q", got, note)
+	}
+	if n, err := p.Write([]byte("more")); n != 4 || err != nil || !strings.HasSuffix(b.String(), "more") {
+		t.Errorf("Write: %d, %v", n, err)
+	}
 }
 
 func TestOtherRefusalsAreErrors(t *testing.T) {

@@ -50,7 +50,8 @@ type runOptions struct {
 	cpus      count
 	memory    byteSize
 	hugePages bool
-	crowded   bool // there are many machines in this process
+	crowded   bool   // there are many machines in this process
+	sized     func() // as vmm.Config has it
 	timeout   span
 	report    choice
 	verbosity int

@@ -183,6 +183,13 @@ func ambientCaps() ([]uintptr, error) {
 // Kind is abi.BackendIsolated.
 func (b *Backend) Kind() abi.Backend { return abi.BackendIsolated }
 
+// Interrupt ends the wait of a ring that is being made for guest RAM to be pinned.
+func (b *Backend) Interrupt() {
+	if b.ram != nil {
+		b.ram.Interrupt()
+	}
+}
+
 // Capabilities is what New found out.
 func (b *Backend) Capabilities() uringpv.Capabilities { return b.caps }
 

@@ -24,6 +24,7 @@ import (
 	"github.com/uringpv/uringpv/device/uringpv/abi"
 	"github.com/uringpv/uringpv/device/uringpv/internal/devicetest"
 	"github.com/uringpv/uringpv/device/uringpv/internal/direct"
+	"github.com/uringpv/uringpv/device/uringpv/internal/growth"
 	"github.com/uringpv/uringpv/device/uringpv/internal/ringtest"
 	"github.com/uringpv/uringpv/hostring"
 	"github.com/uringpv/uringpv/internal/shm"
@@ -633,6 +634,32 @@ func TestSocketsThatReachAnybodyAreRefused(t *testing.T) {
 		if err := b.Close(); err != nil {
 			t.Error(err)
 		}
+	}
+}
+
+// TestATrialUnderABound: memory of the trial is a file, which RLIMIT_FSIZE bounds as
+// others. That says nothing of the host.
+func TestATrialUnderABound(t *testing.T) {
+	ringtest.Need(t, Supported())
+	h, err := growth.Bound(4096)
+	if err != nil {
+		t.Fatal(err)
+	}
+	forget := func() {
+		trials.mu.Lock()
+		defer trials.mu.Unlock()
+		trials.done = false
+	}
+	forget()
+	err = Supported()
+	if e := h.Release(); e != nil {
+		t.Error(e)
+	}
+	if !errors.Is(err, growth.ErrConflict) || errors.Is(err, ErrUnsupported) {
+		t.Errorf("under a bound of 4096 bytes: %v, want %v", err, growth.ErrConflict)
+	}
+	if err := Supported(); err != nil {
+		t.Errorf("without: %v", err)
 	}
 }
 

@@ -14,6 +14,7 @@ import (
 
 	"github.com/uringpv/uringpv/device/uringpv"
 	"github.com/uringpv/uringpv/device/uringpv/abi"
+	"github.com/uringpv/uringpv/device/uringpv/internal/growth"
 	"github.com/uringpv/uringpv/hostring"
 	"github.com/uringpv/uringpv/memmap"
 )
@@ -81,6 +82,9 @@ func try() (undo func() error, err error) {
 	m, err := memmap.New(l, memmap.Options{Name: "ring-trial"})
 	if errors.Is(err, memmap.ErrNoSlot) {
 		return undo, nil // 64 machines in this process: the first ring will show
+	}
+	if errors.Is(err, unix.EFBIG) {
+		return undo, fmt.Errorf("%w: RLIMIT_FSIZE is below the memory of a trial: %w", growth.ErrConflict, err)
 	}
 	if err != nil {
 		return undo, err

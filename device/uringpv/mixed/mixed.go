@@ -5,6 +5,7 @@ package mixed
 import (
 	"errors"
 	"fmt"
+	"sync"
 
 	"github.com/hashicorp/go-multierror"
 	"golang.org/x/sys/unix"
@@ -20,8 +21,9 @@ type Backend struct {
 	has          abi.Opcodes // the fast one's
 	hasSecond    abi.Opcodes // the second one's
 	caps         uringpv.Capabilities
-	flags        uint8  // IOSQE_* that the second one allows
-	setup        uint32 // IORING_SETUP_* that it honours
+	flags        uint8     // IOSQE_* that the second one allows
+	setup        uint32    // IORING_SETUP_* that it honours
+	told         sync.Once // that a ring is served by the second one
 }
 
 // New makes a backend of two for the same device; both are its own from here on.
@@ -65,9 +67,17 @@ func (b *Backend) NewRing(s uringpv.RingSpec) (uringpv.Ring, error) {
 		return nil, errors.Join(err, e)
 	}
 	if s.Logger != nil {
-		s.Logger.Warn("a ring is served by the slower backend", "fast", b.fast.Kind(), "slower", b.second.Kind(), "error", err)
+		b.told.Do(func() { // a guest makes rings as often as it likes
+			s.Logger.Warn("a ring is served by the slower backend", "fast", b.fast.Kind(), "slower", b.second.Kind(), "error", err)
+		})
 	}
 	return second, nil
+}
+
+// Interrupt interrupts both.
+func (b *Backend) Interrupt() {
+	uringpv.Interrupt(b.fast)
+	uringpv.Interrupt(b.second)
 }
 
 // slow makes a ring of the second backend.

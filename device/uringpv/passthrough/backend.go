@@ -154,6 +154,13 @@ func (b *Backend) bindGrowth(files []uringpv.File) error {
 // Kind is abi.BackendPassthrough.
 func (b *Backend) Kind() abi.Backend { return abi.BackendPassthrough }
 
+// Interrupt ends the wait of a ring that is being made for guest RAM to be pinned.
+func (b *Backend) Interrupt() {
+	if b.ram != nil {
+		b.ram.Interrupt()
+	}
+}
+
 // Capabilities is what New found out.
 func (b *Backend) Capabilities() uringpv.Capabilities { return b.caps }
 

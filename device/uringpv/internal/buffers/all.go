@@ -24,7 +24,8 @@ type All struct {
 	keep   bool           // Share is possible
 	ready  chan struct{}  // closed when pinned or failed
 	err    error          // likewise: of pinning
-	stop   chan struct{}  // closed by Close
+	stop   chan struct{}  // closed by Interrupt
+	end    sync.Once      // of stop
 	once   sync.Once
 	closed error
 }
@@ -89,11 +90,14 @@ func (a *All) Share(r *hostring.Ring) error {
 	return r.CloneBuffers(a.ring)
 }
 
+// Interrupt gives pinning up, if it is not done: Wait does not wait any more.
+func (a *All) Interrupt() { a.end.Do(func() { close(a.stop) }) }
+
 // Close unpins what no ring shares any more. Further calls do nothing and return the
 // same error.
 func (a *All) Close() error {
 	a.once.Do(func() {
-		close(a.stop)
+		a.Interrupt()
 		<-a.ready
 		a.closed = a.ring.Close()
 	})

@@ -95,6 +95,22 @@ func TestFaultInFindsEveryPage(t *testing.T) {
 }
 
 // A monitor that ends does not wait until gigabytes are pinned.
+func TestInterruptEndsTheWait(t *testing.T) {
+	testutil.NeedIOUring(t)
+	a, err := buffers.PinAll(ringtest.Memory(t, 2<<30))
+	if err != nil {
+		t.Fatal(err)
+	}
+	go a.Interrupt()
+	if err := a.Wait(); !errors.Is(err, buffers.ErrClosed) {
+		t.Errorf("%v, want %v", err, buffers.ErrClosed)
+	}
+	a.Interrupt()
+	if err := a.Close(); err != nil {
+		t.Error(err)
+	}
+}
+
 func TestCloseGivesPinningUp(t *testing.T) {
 	testutil.NeedIOUring(t)
 	m := ringtest.Memory(t, 2<<30)
