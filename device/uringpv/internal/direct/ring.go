@@ -257,6 +257,10 @@ func (r *Ring) make() error {
 		table[uringpv.ReservedFile] = int32(r.end.File())
 	}
 	if err := host.RegisterFiles(table); err != nil {
+		if !r.exact && host.RegisterFiles([]int32{int32(r.end.File())}) == nil {
+			r.end.Handed() // a table of the sentinel alone tells of the end as well
+			return err
+		}
 		return errors.Join(err, r.back.Discard(host, r.shut))
 	}
 	if !r.exact {
