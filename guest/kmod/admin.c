@@ -37,6 +37,10 @@ int upv_command(struct upv_dev *dev, u32 op, u32 index, void *payload, u32 len)
 	if (WARN_ON_ONCE(len > sizeof(a->payload)))
 		return -E2BIG;
 	mutex_lock(&dev->admin_lock);
+	if (op == URINGPV_CMD_RING_SETUP && READ_ONCE(dev->off)) {
+		mutex_unlock(&dev->admin_lock);
+		return -ESHUTDOWN;
+	}
 	memset(&a->cmd, 0, sizeof(a->cmd));
 	a->cmd.op = op;
 	a->cmd.index = index;

@@ -98,7 +98,8 @@ struct upv_dev {
 	unsigned int nr_disks;
 
 	struct mutex reset_lock; /* one start or stop of the rings at a time */
-	bool held, stopped, dead; /* under reset_lock */
+	bool held, quiesced, stopped, dead; /* under reset_lock */
+	bool off; /* no new rings: the machine is going down */
 	bool have_irqs;
 	struct delayed_work reset_work, capacity_work;
 	unsigned int resets;
@@ -145,7 +146,7 @@ bool upv_gone(struct upv_dev *dev);
 int upv_user_init(void);
 void upv_user_exit(void);
 int upv_user_add(struct upv_dev *dev);
-void upv_user_reset(struct upv_dev *dev);
+void upv_user_reset(struct upv_dev *dev, bool stuck);
 void upv_user_close(struct upv_dev *dev);
 void upv_user_remove(struct upv_dev *dev);
 void upv_user_show(struct seq_file *s, struct upv_dev *dev);

@@ -3,6 +3,7 @@
 #include <linux/delay.h>
 #include <linux/io.h>
 #include <linux/module.h>
+#include <linux/sched/mm.h>
 
 #include "compat.h"
 #include "driver.h"
@@ -41,6 +42,9 @@ MODULE_PARM_DESC(user_pool_mb, "MiB of memory for one mapped ring of a program's
 /* How long a reset waits between tries while the host's I/O is stuck. */
 #define UPV_STUCK_WAIT (5 * HZ)
 
+/* Memory may wait for disks, and disks for a reset. */
+static struct workqueue_struct *upv_reset_wq;
+
 static bool upv_has(const u8 *opcodes, unsigned int op)
 {
 	return opcodes[op / 8] & 1 << op % 8;
@@ -52,12 +56,10 @@ static int upv_rings_stop(struct upv_dev *dev)
 	int ret = upv_command(dev, URINGPV_CMD_RESET, 0, NULL, 0);
 	unsigned int i;
 
-	if (ret)
-		return ret;
-	for (i = 0; i < dev->nr_rings; i++)
+	for (i = 0; !ret && i < dev->nr_rings; i++)
 		upv_ring_stop(&dev->rings[i], BLK_STS_OK);
-	upv_user_reset(dev);
-	return 0;
+	upv_user_reset(dev, ret); /* with an error, too: those that are not stuck have gone */
+	return ret;
 }
 
 static int upv_rings_start(struct upv_dev *dev)
@@ -90,22 +92,24 @@ static void upv_die(struct upv_dev *dev, int error)
 	WRITE_ONCE(dev->dead, true);
 	for (i = 0; i < dev->nr_rings; i++)
 		upv_ring_stop(&dev->rings[i], BLK_STS_IOERR);
-	upv_user_reset(dev);
+	upv_user_reset(dev, false);
 }
 
 /* No request goes into the rings from upv_hold to upv_release. Both under reset_lock. */
 static void upv_hold(struct upv_dev *dev)
 {
-	if (!dev->held && dev->nr_disks)
+	if (!dev->held && dev->nr_disks) {
 		upv_quiesce(&dev->tags);
+		dev->quiesced = true;
+	}
 	dev->held = true;
 }
 
 static void upv_release(struct upv_dev *dev)
 {
-	if (dev->held && dev->nr_disks)
+	if (dev->quiesced) /* nr_disks may have become less meanwhile */
 		upv_unquiesce(&dev->tags);
-	dev->held = false;
+	dev->held = dev->quiesced = false;
 }
 
 /*
@@ -115,6 +119,7 @@ static void upv_release(struct upv_dev *dev)
 static void upv_reset_work(struct work_struct *work)
 {
 	struct upv_dev *dev = container_of(work, struct upv_dev, reset_work.work);
+	unsigned int flags = memalloc_noio_save();
 	int ret;
 
 	mutex_lock(&dev->reset_lock);
@@ -137,11 +142,19 @@ static void upv_reset_work(struct work_struct *work)
 	upv_release(dev);
 unlock:
 	mutex_unlock(&dev->reset_lock);
+	memalloc_noio_restore(flags);
 }
 
 void upv_reset_soon(struct upv_dev *dev, unsigned long delay)
 {
-	queue_delayed_work(system_unbound_wq, &dev->reset_work, delay);
+	queue_delayed_work(upv_reset_wq, &dev->reset_work, delay);
+}
+
+/* Looks at the disks' sizes after ms, and from then on as often as users chose. */
+static void upv_capacity_soon(struct upv_dev *dev, unsigned int ms)
+{
+	if (upv_params.capacity_poll_ms)
+		queue_delayed_work(system_freezable_wq, &dev->capacity_work, msecs_to_jiffies(ms));
 }
 
 static void upv_capacity_work(struct work_struct *work)
@@ -151,7 +164,7 @@ static void upv_capacity_work(struct work_struct *work)
 
 	for (i = 0; i < dev->nr_disks; i++)
 		upv_disk_rescan(dev->disks[i]);
-	queue_delayed_work(system_freezable_wq, &dev->capacity_work, msecs_to_jiffies(upv_params.capacity_poll_ms));
+	upv_capacity_soon(dev, upv_params.capacity_poll_ms);
 }
 
 /* The device as it is: version, limits, buffer table. */
@@ -418,8 +431,7 @@ static int upv_probe(struct pci_dev *pdev, const struct pci_device_id *id)
 		upv_user_close(dev);
 	}
 	upv_debugfs_add(dev);
-	if (upv_params.capacity_poll_ms)
-		queue_delayed_work(system_freezable_wq, &dev->capacity_work, msecs_to_jiffies(upv_params.capacity_poll_ms));
+	upv_capacity_soon(dev, upv_params.capacity_poll_ms);
 	return 0;
 free:
 	dev_err(&pdev->dev, "cannot be used, error %d\n", ret);
@@ -455,7 +467,7 @@ static void upv_remove(struct pci_dev *pdev)
 	upv_free(dev);
 }
 
-/* Stops the rings, for a while or for good: the host touches no memory of this kernel any more. */
+/* Stops the rings for a while: the host touches no memory of this kernel any more. */
 static int upv_suspend(struct device *device)
 {
 	struct upv_dev *dev = dev_get_drvdata(device);
@@ -464,12 +476,14 @@ static int upv_suspend(struct device *device)
 	cancel_delayed_work_sync(&dev->capacity_work);
 	mutex_lock(&dev->reset_lock);
 	upv_hold(dev);
-	ret = upv_rings_stop(dev);
+	ret = dev->dead ? 0 : upv_rings_stop(dev);
 	if (!ret)
 		dev->stopped = true;
 	else
-		upv_release(dev);
+		upv_reset_soon(dev, 0); /* rings may have gone: I/O is held until there are new ones */
 	mutex_unlock(&dev->reset_lock);
+	if (ret)
+		upv_capacity_soon(dev, 0);
 	return ret;
 }
 
@@ -480,19 +494,31 @@ static int __maybe_unused upv_resume(struct device *device)
 
 	mutex_lock(&dev->reset_lock);
 	dev->stopped = false;
-	ret = upv_rings_start(dev);
+	ret = dev->dead ? 0 : upv_rings_start(dev);
 	if (ret)
 		upv_die(dev, ret);
 	upv_release(dev);
 	mutex_unlock(&dev->reset_lock);
-	if (!ret && upv_params.capacity_poll_ms)
-		queue_delayed_work(system_freezable_wq, &dev->capacity_work, 0);
+	if (!ret)
+		upv_capacity_soon(dev, 0);
 	return ret;
 }
 
+/* Stops the rings for good: the memory may be another kernel's next. What is stuck on the host is left to it. */
 static void upv_shutdown(struct pci_dev *pdev)
 {
-	upv_suspend(&pdev->dev);
+	struct upv_dev *dev = pci_get_drvdata(pdev);
+	int ret;
+
+	cancel_delayed_work_sync(&dev->capacity_work);
+	mutex_lock(&dev->reset_lock);
+	upv_hold(dev);
+	WRITE_ONCE(dev->off, true); /* before RESET: a program's ring goes with it, or is refused */
+	ret = upv_rings_stop(dev);
+	dev->stopped = true;
+	mutex_unlock(&dev->reset_lock);
+	if (ret)
+		dev_warn(&pdev->dev, "the rings could not be stopped, error %d\n", ret);
 }
 
 static DEFINE_SIMPLE_DEV_PM_OPS(upv_pm, upv_suspend, upv_resume);
@@ -524,12 +550,18 @@ static int __init upv_init(void)
 		       p->queue_depth, p->max_segments, p->max_sectors_kb);
 		return -EINVAL;
 	}
+	upv_reset_wq = alloc_workqueue(UPV_NAME "-reset", WQ_UNBOUND | WQ_MEM_RECLAIM, 0);
+	if (!upv_reset_wq)
+		return -ENOMEM;
 	ret = upv_user_init();
 	if (ret)
-		return ret;
+		goto wq;
 	ret = pci_register_driver(&upv_driver);
-	if (ret)
-		upv_user_exit();
+	if (!ret)
+		return 0;
+	upv_user_exit();
+wq:
+	destroy_workqueue(upv_reset_wq);
 	return ret;
 }
 
@@ -537,6 +569,7 @@ static void __exit upv_exit(void)
 {
 	pci_unregister_driver(&upv_driver);
 	upv_user_exit();
+	destroy_workqueue(upv_reset_wq);
 }
 
 module_init(upv_init);

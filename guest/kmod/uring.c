@@ -90,6 +90,14 @@ static void upv_uring_put(struct upv_uring *u)
 
 /* --- What the other files ask for --- */
 
+/* Queues a work of the ring's, which puts its reference when it is done. */
+void upv_uring_queue(struct upv_uring *u, struct delayed_work *work, unsigned long delay)
+{
+	kref_get(&u->ref);
+	if (!queue_delayed_work(upv_wq, work, delay))
+		upv_uring_put(u); /* it is queued already */
+}
+
 /* Is fd a file of this function's, opened from /dev/uringpv/? */
 bool upv_uring_file(struct upv_uring *u, int fd, u32 *index, fmode_t *mode)
 {
@@ -154,6 +162,7 @@ static int upv_claim(struct upv_uring *u)
 		user->rings[i] = u;
 		u->place = i;
 		u->index = user->first + i;
+		u->epoch = READ_ONCE(user->epoch);
 		u->dev = user->dev;
 		ret = 0;
 	}
@@ -329,17 +338,24 @@ static int upv_ring_birth(struct upv_uring *u, struct uringpv_ring_setup *d)
 	return p->sq_entries == u->sq_entries && p->cq_entries == cq_entries ? 0 : -EPROTO;
 }
 
+/* With lock held. The caller has a reference of its own. */
+static void upv_uring_cancel(struct upv_uring *u, struct delayed_work *work)
+{
+	if (cancel_delayed_work(work))
+		upv_uring_put(u);
+}
+
 /*
  * Ends the ring. -ETIMEDOUT, or another error: it could not be ended, its memory
- * is still the host's. reset: the device has been reset since. With lock held.
+ * is still the host's. With lock held.
  */
-static int upv_uring_kill(struct upv_uring *u, bool reset)
+static int upv_uring_kill(struct upv_uring *u)
 {
 	int ret = 0;
 
 	if (!u->dev)
 		return 0;
-	if (!reset && !upv_gone(u->dev))
+	if (!READ_ONCE(u->user->over) && !upv_gone(u->dev))
 		ret = upv_command(u->dev, URINGPV_CMD_RING_DESTROY, u->index, NULL, 0);
 	if (ret == -ENXIO)
 		ret = 0; /* there is none any more */
@@ -356,6 +372,9 @@ static int upv_uring_kill(struct upv_uring *u, bool reset)
 	}
 	upv_unclaim(u);
 	wake_up_all(&u->wait);
+	/* Neither is queued any more from here on. One that runs waits for lock, and finds nothing to do. */
+	upv_uring_cancel(u, &u->drain_work);
+	upv_uring_cancel(u, &u->stuck_work);
 	return 0;
 }
 
@@ -452,7 +471,7 @@ static long upv_setup(struct upv_uring *u, struct uringpv_user_setup __user *arg
 		smp_store_release(&u->ready, true);
 		goto unlock;
 	}
-	upv_uring_kill(u, false); /* there may be a ring */
+	upv_uring_kill(u); /* there may be a ring */
 unlock:
 	mutex_unlock(&u->lock);
 	return ret;
@@ -548,6 +567,7 @@ static long upv_enter(struct upv_uring *u, struct uringpv_user_enter __user *arg
 		ret = -EEXIST;
 	else if (e.to_submit)
 		ret = upv_med_submit(u, e.to_submit);
+	upv_med_drain(u); /* while the device is at work */
 	mutex_unlock(&u->lock);
 	if (ret < 0 || !(e.flags & IORING_ENTER_GETEVENTS) || (!u->mapped && ret != e.to_submit))
 		return ret;
@@ -575,6 +595,7 @@ static long upv_register(struct upv_uring *u, struct uringpv_user_register __use
 	if (copy_from_user(&r, arg, sizeof(r)))
 		return -EFAULT;
 	mutex_lock(&u->lock);
+	upv_med_drain(u); /* what has a CQE holds no buffer */
 	if (!u->dev || u->dead)
 		ret = -ENODEV;
 	else
@@ -724,18 +745,41 @@ static int upv_ring_mmap(struct file *file, struct vm_area_struct *vma)
 	return -EINVAL;
 }
 
+/* The device has been reset, or the function goes. The ring's process may keep it waiting. */
+static void upv_end(struct work_struct *work)
+{
+	struct upv_uring *u = container_of(work, struct upv_uring, end_work.work);
+	struct upv_user *user = u->user;
+
+	mutex_lock(&u->lock);
+	/* To ask for a stuck ring takes seconds, in which a CPU stands still: after a reset that is done once. */
+	if (READ_ONCE(user->gone) || (u->epoch != READ_ONCE(user->epoch) && !(u->dead && READ_ONCE(user->stuck))))
+		upv_uring_kill(u);
+	mutex_unlock(&u->lock);
+	upv_uring_put(u);
+}
+
 /* A ring that is no process's any more, and that the host has not let go of. */
 static void upv_stuck(struct work_struct *work)
 {
 	struct upv_uring *u = container_of(work, struct upv_uring, stuck_work.work);
-	int ret;
 
 	mutex_lock(&u->lock);
-	ret = upv_uring_kill(u, false);
+	if (upv_uring_kill(u))
+		upv_uring_queue(u, &u->stuck_work, UPV_STUCK_WAIT);
 	mutex_unlock(&u->lock);
-	/* It is not queued if it is being cancelled meanwhile. */
-	if (!ret || !queue_delayed_work(upv_wq, &u->stuck_work, UPV_STUCK_WAIT))
-		upv_uring_put(u);
+	upv_uring_put(u);
+}
+
+/* The process has not called since requests ended. */
+static void upv_drain(struct work_struct *work)
+{
+	struct upv_uring *u = container_of(work, struct upv_uring, drain_work.work);
+
+	mutex_lock(&u->lock);
+	upv_med_drain(u);
+	mutex_unlock(&u->lock);
+	upv_uring_put(u);
 }
 
 static int upv_ring_open(struct inode *inode, struct file *file)
@@ -762,7 +806,10 @@ static int upv_ring_open(struct inode *inode, struct file *file)
 	spin_lock_init(&u->spin);
 	init_waitqueue_head(&u->wait);
 	INIT_LIST_HEAD(&u->late);
+	init_llist_head(&u->spent);
+	INIT_DELAYED_WORK(&u->end_work, upv_end);
 	INIT_DELAYED_WORK(&u->stuck_work, upv_stuck);
+	INIT_DELAYED_WORK(&u->drain_work, upv_drain);
 	u->mapping = file->f_mapping;
 	file->private_data = u;
 	return nonseekable_open(inode, file);
@@ -771,16 +818,15 @@ static int upv_ring_open(struct inode *inode, struct file *file)
 static int upv_ring_release(struct inode *inode, struct file *file)
 {
 	struct upv_uring *u = file->private_data;
-	int ret;
 
 	mutex_lock(&u->lock);
 	u->mapping = NULL; /* no mapping has outlived the file */
-	ret = upv_uring_kill(u, false);
-	mutex_unlock(&u->lock);
-	if (ret)
-		queue_delayed_work(upv_wq, &u->stuck_work, UPV_STUCK_WAIT);
+	if (upv_uring_kill(u))
+		upv_uring_queue(u, &u->stuck_work, UPV_STUCK_WAIT);
 	else
-		upv_uring_put(u);
+		upv_med_unregister(u); /* now, whatever work still has the ring */
+	mutex_unlock(&u->lock);
+	upv_uring_put(u);
 	return 0;
 }
 
@@ -830,10 +876,10 @@ static long upv_file_ioctl(struct file *file, unsigned int cmd, unsigned long ar
 	BUILD_BUG_ON(sizeof(struct uringpv_user_file) != sizeof(info));
 	if (cmd != URINGPV_IOC_FILE)
 		return -ENOTTY;
-	mutex_lock(&node->user->lock);
+	down_read(&node->user->life);
 	if (!node->user->gone)
 		ret = upv_command(node->user->dev, URINGPV_CMD_FILE_INFO, node->index, &info, sizeof(info));
-	mutex_unlock(&node->user->lock);
+	up_read(&node->user->life);
 	if (!ret && copy_to_user((void __user *)arg, &info, sizeof(info)))
 		ret = -EFAULT;
 	return ret;
@@ -888,6 +934,7 @@ static void upv_add_file(struct upv_dev *dev, struct upv_user *user, unsigned in
 	node->minor = -1;
 	if (upv_command(dev, URINGPV_CMD_FILE_INFO, i, &info, sizeof(info)))
 		return;
+	node->kind = info.kind;
 	upv_file_name(&info, i, name, sizeof(name));
 	mutex_lock(&upv_nodes_lock);
 	if (upv_name_taken(name))
@@ -933,7 +980,44 @@ static irqreturn_t upv_user_thread(int irq, void *data)
 	return IRQ_HANDLED;
 }
 
-static void upv_end_work(struct work_struct *work);
+static struct upv_uring *upv_ring_at(struct upv_user *user, unsigned int i)
+{
+	struct upv_uring *u;
+
+	mutex_lock(&user->lock);
+	u = user->rings[i];
+	if (u)
+		kref_get(&u->ref);
+	mutex_unlock(&user->lock);
+	return u;
+}
+
+/* Has rings ended, all at once: one whose process keeps it waiting keeps no other. */
+static void upv_end_all(struct upv_user *user, bool wait)
+{
+	struct upv_uring *u;
+	unsigned int i;
+
+	for (i = 0; i < user->nr_rings; i++) {
+		u = upv_ring_at(user, i);
+		if (!u)
+			continue;
+		upv_uring_queue(u, &u->end_work, 0);
+		upv_uring_put(u);
+	}
+	for (i = 0; wait && i < user->nr_rings; i++) {
+		u = upv_ring_at(user, i);
+		if (!u)
+			continue;
+		flush_delayed_work(&u->end_work);
+		upv_uring_put(u);
+	}
+}
+
+static void upv_end_work(struct work_struct *work)
+{
+	upv_end_all(container_of(work, struct upv_user, end_work), false);
+}
 
 /* Gives programs the rings that the disks have left. The function works without, too. */
 int upv_user_add(struct upv_dev *dev)
@@ -948,6 +1032,7 @@ int upv_user_add(struct upv_dev *dev)
 	if (!user)
 		return -ENOMEM;
 	kref_init(&user->ref);
+	init_rwsem(&user->life);
 	mutex_init(&user->lock);
 	mutex_init(&user->map_lock);
 	INIT_WORK(&user->end_work, upv_end_work);
@@ -983,51 +1068,21 @@ int upv_user_add(struct upv_dev *dev)
 	return ret;
 }
 
-static struct upv_uring *upv_ring_at(struct upv_user *user, unsigned int i)
-{
-	struct upv_uring *u;
-
-	mutex_lock(&user->lock);
-	u = user->rings[i];
-	if (u)
-		kref_get(&u->ref);
-	mutex_unlock(&user->lock);
-	return u;
-}
-
-/* Ends the rings that can be ended. reset: there have been none of the device's since it was reset. */
-static void upv_kill_all(struct upv_user *user, bool reset)
-{
-	unsigned int i;
-
-	for (i = 0; i < user->nr_rings; i++) {
-		struct upv_uring *u = upv_ring_at(user, i);
-
-		if (!u)
-			continue;
-		mutex_lock(&u->lock);
-		upv_uring_kill(u, reset);
-		mutex_unlock(&u->lock);
-		if (reset && cancel_delayed_work_sync(&u->stuck_work))
-			upv_uring_put(u); /* the file's */
-		upv_uring_put(u);
-	}
-}
-
-static void upv_end_work(struct work_struct *work)
-{
-	upv_kill_all(container_of(work, struct upv_user, end_work), false);
-}
-
 /*
- * The device has been reset: programs' rings are no more. Who resets does not wait
- * until they know. A process that submits may be waiting for a page of its memory,
- * and that for a disk of this function's, whose requests go on after the reset.
+ * The device has been reset: programs' rings are no more, with stuck but for some.
+ * Who resets does not wait until they know. A process that submits may be waiting
+ * for a page of its memory, and that for a disk of this function's, whose requests
+ * go on after the reset.
  */
-void upv_user_reset(struct upv_dev *dev)
+void upv_user_reset(struct upv_dev *dev, bool stuck)
 {
-	if (dev->user)
-		queue_work(upv_wq, &dev->user->end_work);
+	struct upv_user *user = dev->user;
+
+	if (!user)
+		return;
+	WRITE_ONCE(user->stuck, stuck);
+	WRITE_ONCE(user->epoch, user->epoch + 1); /* rings that are set up from now on are not meant */
+	queue_work(upv_wq, &user->end_work);
 }
 
 /* No new rings and no new files; the rings that there are end, as far as the host lets them. */
@@ -1036,7 +1091,7 @@ void upv_user_close(struct upv_dev *dev)
 	struct upv_user *user = dev->user;
 	unsigned int i;
 
-	if (!user)
+	if (!user || user->gone)
 		return;
 	mutex_lock(&upv_nodes_lock);
 	if (user->minor >= 0)
@@ -1050,10 +1105,12 @@ void upv_user_close(struct upv_dev *dev)
 	for (i = 0; i < user->nr_files; i++)
 		if (user->files[i].node)
 			device_destroy(&upv_class, upv_numbers + user->files[i].minor);
+	down_write(&user->life);
 	mutex_lock(&user->lock);
-	user->gone = true;
+	WRITE_ONCE(user->gone, true);
 	mutex_unlock(&user->lock);
-	upv_kill_all(user, false);
+	up_write(&user->life);
+	upv_end_all(user, true);
 }
 
 /* The device has been reset for the last time, or is gone. */
@@ -1065,14 +1122,15 @@ void upv_user_remove(struct upv_dev *dev)
 		return;
 	free_irq(pci_irq_vector(dev->pdev, dev->user_vector), user);
 	cancel_work_sync(&user->end_work);
-	upv_kill_all(user, true);
+	WRITE_ONCE(user->over, true);
+	upv_end_all(user, true);
 	dev->user = NULL;
 	upv_user_put(user);
 }
 
 /* --- debugfs --- */
 
-/* Programs' rings: as the driver and the process see them, then the device's own counters. With no lock of theirs. */
+/* Programs' rings: as the driver and the process see them, then the device's own counters. With no lock held. */
 void upv_user_show(struct seq_file *s, struct upv_dev *dev)
 {
 	struct upv_user *user = dev->user;
@@ -1080,30 +1138,33 @@ void upv_user_show(struct seq_file *s, struct upv_dev *dev)
 
 	if (!user)
 		return;
-	mutex_lock(&user->lock);
-	seq_printf(s, "interrupts %llu\n", user->interrupts);
+	seq_printf(s, "interrupts %llu\n", READ_ONCE(user->interrupts));
 	seq_puts(s, "ring kind state in_flight late pinned doorbells sq cq device_sq sq_flags device_cq cq_flags"
 		    " host_sqes host_cqes host_doorbells host_interrupts\n");
 	for (i = 0; i < user->nr_rings; i++) {
-		struct upv_uring *u = user->rings[i];
+		struct upv_uring *u = upv_ring_at(user, i);
 		struct uringpv_ring_stats st = {};
 
-		if (!u || !smp_load_acquire(&u->ready))
+		if (!u)
 			continue;
+		if (!smp_load_acquire(&u->ready)) {
+			upv_uring_put(u);
+			continue;
+		}
 		upv_command(dev, URINGPV_CMD_RING_STATS, u->index, &st, sizeof(st));
 		seq_printf(s, "%u %s %s ", u->index, u->mapped ? "mapped" : "mediated", READ_ONCE(u->dead) ? "dead" : "alive");
 		if (u->mapped)
 			seq_printf(s, "- - %lu %llu - -", (unsigned long)u->nr_chunks * (u->chunk_len >> PAGE_SHIFT),
 				   READ_ONCE(u->doorbells));
 		else
-			seq_printf(s, "%u %u %ld %llu %u-%u %u-%u", u->nr_reqs - READ_ONCE(u->nr_free), READ_ONCE(u->nr_late),
+			seq_printf(s, "%u %u %ld %llu %u-%u %u-%u", upv_med_in_flight(u), READ_ONCE(u->nr_late),
 				   atomic_long_read(&u->pinned), READ_ONCE(u->doorbells), READ_ONCE(u->user_head),
 				   READ_ONCE(u->words->sq_tail), READ_ONCE(u->words->cq_head), READ_ONCE(u->user_tail));
 		seq_printf(s, " %u-%u %#x %u-%u %#x %llu %llu %llu %llu\n", READ_ONCE(*u->sq_head), READ_ONCE(*u->sq_tail),
 			   READ_ONCE(*u->sq_flags), READ_ONCE(*u->cq_head), READ_ONCE(*u->cq_tail), READ_ONCE(*u->cq_flags),
 			   st.sqes, st.cqes, st.doorbells, st.interrupts);
+		upv_uring_put(u);
 	}
-	mutex_unlock(&user->lock);
 }
 
 /* --- The module's --- */
@@ -1112,7 +1173,7 @@ int upv_user_init(void)
 {
 	int ret;
 
-	upv_wq = alloc_workqueue(UPV_NAME, WQ_UNBOUND, 0);
+	upv_wq = alloc_workqueue(UPV_NAME, WQ_UNBOUND, WQ_MAX_ACTIVE); /* works may wait for processes */
 	if (!upv_wq)
 		return -ENOMEM;
 	ret = alloc_chrdev_region(&upv_numbers, 0, UPV_MAX_RING_NODES + UPV_MAX_FILE_NODES, UPV_NAME);
@@ -1146,7 +1207,7 @@ void upv_user_exit(void)
 	cdev_del(&upv_ring_cdev);
 	class_unregister(&upv_class);
 	unregister_chrdev_region(upv_numbers, UPV_MAX_RING_NODES + UPV_MAX_FILE_NODES);
-	destroy_workqueue(upv_wq); /* waits for the last steps of what has ended a ring */
+	destroy_workqueue(upv_wq); /* waits for works that run; no timer of one is left */
 	idr_destroy(&upv_ring_nodes);
 	idr_destroy(&upv_file_nodes);
 }

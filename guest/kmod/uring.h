@@ -6,9 +6,17 @@
  * uring_io.c   mediated rings: SQEs to the device, CQEs back
  * uring_reg.c  mediated rings: IORING_REGISTER_*
  *
- * Locks, outermost first: upv_uring.lock, upv_user.lock, upv_uring.cq_lock. Only
- * with upv_uring.lock is the process's own memory touched, which may fault; so a
- * mapping's code takes upv_user.map_lock and no other.
+ * Locks, outermost first: upv_uring.lock, upv_user.lock, upv_uring.cq_lock,
+ * upv_uring.spin. upv_uring.lock may be held for as long as a process likes: only
+ * with it is the process's own memory touched, which may fault, and are pages let
+ * go of. So nobody waits for it but the process and works of the ring's own, and a
+ * mapping's code takes upv_user.map_lock and no other. The device's commands, whose
+ * admin_lock is the innermost, are executed with upv_uring.lock or upv_user.life,
+ * and with none of the others: completions of all rings wait for these.
+ *
+ * A ring's works hold a reference while they are queued. Those with a timer are
+ * queued with a lock that the ring's death takes, which cancels them: when the
+ * function has gone no timer is left, and the works that run end by themselves.
  */
 #ifndef UPV_URING_H
 #define UPV_URING_H
@@ -17,7 +25,9 @@
 #include <linux/eventfd.h>
 #include <linux/file.h>
 #include <linux/kref.h>
+#include <linux/llist.h>
 #include <linux/mutex.h>
+#include <linux/rwsem.h>
 #include <linux/wait.h>
 
 #include "driver.h"
@@ -52,7 +62,7 @@ struct upv_words {
 struct upv_buf {
 	struct kref ref;
 	struct upv_uring *u; /* whose it is: the table's and all requests' */
-	struct mm_struct *mm; /* whose locked memory it counts as */
+	struct mm_struct *mm; /* whose pinned memory it counts as */
 	u64 addr, len;
 	unsigned int nr;
 	struct page *pages[];
@@ -88,18 +98,23 @@ struct upv_mem {
 	} iov[];
 };
 
-/* A request of a mediated ring, from its SQE to its last CQE. */
+/*
+ * A request of a mediated ring: free; then taken for an SQE, and busy if that is for
+ * the device; then, after its last CQE, spent, as long as it holds memory.
+ */
 struct upv_req {
-	u64 user_data;
 	u32 gen;     /* tells one user of this struct from the next */
-	u8 opcode;   /* the process's */
 	bool busy;
+	struct llist_node spent; /* this and all below are nothing in a free one */
+	u64 user_data;
+	u8 opcode;   /* the process's */
 	bool skip;   /* IOSQE_CQE_SKIP_SUCCESS */
 	bool orders; /* the device has it, and what comes after it: IOSQE_IO_DRAIN, TIMEOUT that counts */
 	bool in;     /* the device writes to the memory */
 	bool pinned; /* the pieces are this request's own, not a registered buffer's */
 	s32 fail;    /* the error that an SQE of the device's stands for */
 	u32 want;    /* bytes of a transfer that is not short; 0: not a transfer */
+	struct mm_struct *mm; /* whose pinned memory the pieces count as; NULL: I/O ends by itself */
 
 	struct bio_vec *pieces; /* pages of the process; nr_data are data */
 	unsigned int nr_data, nr_pieces;
@@ -141,7 +156,10 @@ struct upv_uring {
 	bool mapped;
 	unsigned int place;  /* in upv_user.rings */
 	unsigned int index;  /* the device's */
-	struct delayed_work stuck_work;
+	unsigned int epoch;  /* upv_user's, at birth */
+	struct delayed_work end_work;   /* ends it, after a reset or when the function goes */
+	struct delayed_work stuck_work; /* tries to end it, until the host lets it; queued with lock held */
+	struct delayed_work drain_work; /* lets go of what spent requests hold; queued with cq_lock held, and not ended */
 	struct address_space *mapping; /* of the node */
 
 	/* The device's ring. */
@@ -181,12 +199,14 @@ struct upv_uring {
 	unsigned int nr_late;
 	struct upv_req *reqs;
 	u32 nr_reqs;
-	u32 *free;
+	u32 *free;   /* under lock */
 	u32 nr_free;
-	spinlock_t spin; /* guards the free requests, the slots and the entries */
+	struct llist_head spent;
+	spinlock_t spin; /* guards the slots and the entries */
 	struct upv_slot *slots; /* the table itself is also under lock */
 	unsigned int nr_slots;
 	unsigned long *entries;         /* of the device's ring, that sockets have or will have */
+	unsigned long *emptying;        /* of these, those that are to be emptied; atomic */
 	unsigned int nr_entries, first; /* in the bitmap; and the index of the first one */
 	u32 nothing;                    /* URINGPV_SLOT_EMPTY, for the device to read */
 	atomic_long_t pinned;           /* pages */
@@ -206,13 +226,17 @@ struct upv_uring {
 /* What a function has for programs; it outlives the function while files are open. */
 struct upv_user {
 	struct kref ref;
-	struct upv_dev *dev; /* for rings that are in the table, and with lock held */
-	struct mutex lock;   /* the table, gone, interrupts */
-	bool gone;
+	struct upv_dev *dev; /* for rings that are in the table, and with life held if not gone */
+	struct rw_semaphore life;
+	struct mutex lock;   /* the table, interrupts */
+	bool gone;           /* no new rings, and no files; written with life and lock held */
+	bool over;           /* the device has none of the rings any more */
 	struct mutex map_lock; /* a ring's death, against its doorbell's mapping */
 	int minor;
 	struct device *node;
-	struct work_struct end_work; /* ends rings after a reset */
+	struct work_struct end_work; /* has rings ended after a reset */
+	unsigned int epoch;  /* resets: rings of earlier ones are no more. It and stuck are written with reset_lock held */
+	bool stuck;          /* the last one left rings that the host has not let go of */
 	u64 interrupts;
 	struct upv_uring *rings[UPV_MAX_USER_RINGS];
 	unsigned int nr_rings, first; /* places in the table, and the first one's index */
@@ -225,6 +249,7 @@ struct upv_user {
 struct upv_node {
 	struct upv_user *user;
 	u32 index;
+	u32 kind;  /* URINGPV_FILE_DISK and so on */
 	int minor; /* -1: there is no node */
 	struct device *node;
 };
@@ -246,12 +271,15 @@ bool upv_uring_file(struct upv_uring *u, int fd, u32 *index, fmode_t *mode);
 u32 upv_uring_ready(struct upv_uring *u);
 void upv_uring_wake(struct upv_uring *u, bool eventfd);
 void upv_uring_ring(struct upv_uring *u);
+void upv_uring_queue(struct upv_uring *u, struct delayed_work *work, unsigned long delay);
 
 /* uring_io.c */
 int upv_med_init(struct upv_uring *u);
 void upv_med_exit(struct upv_uring *u);
 int upv_med_submit(struct upv_uring *u, u32 n);
 void upv_med_reap(struct upv_uring *u, bool flush);
+void upv_med_drain(struct upv_uring *u);
+unsigned int upv_med_in_flight(struct upv_uring *u);
 void upv_med_end(struct upv_uring *u);
 bool upv_med_translates(unsigned int op);
 bool upv_med_knows(struct upv_uring *u, unsigned int op);
@@ -263,5 +291,7 @@ int upv_med_register(struct upv_uring *u, struct uringpv_user_register *r);
 void upv_entry_put(struct upv_uring *u, u32 index);
 void upv_med_unregister(struct upv_uring *u);
 void upv_buf_put(struct upv_buf *buf);
+int upv_account(struct mm_struct *mm, unsigned int pages);
+void upv_unaccount(struct mm_struct *mm, unsigned int pages);
 
 #endif

@@ -3,8 +3,10 @@
  * Mediated rings: the process has an io_uring of the driver's, whose SQEs are
  * copied, checked and translated into the device's ring; CQEs come back.
  *
- * A request's memory is pinned from its SQE to its last CQE. What the device is
- * given are addresses of pinned pages and of memory of the driver's.
+ * A request's memory is pinned from its SQE to its last CQE, and a little longer:
+ * to let go of pages may take locks that a process holds, which who takes CQEs for
+ * all rings must not wait for. What the device is given are addresses of pinned
+ * pages and of memory of the driver's.
  */
 #include <linux/bitmap.h>
 #include <linux/delay.h>
@@ -12,6 +14,7 @@
 #include <linux/io.h>
 #include <linux/mm.h>
 #include <linux/nospec.h>
+#include <linux/sched/mm.h>
 #include <linux/sched/signal.h>
 #include <linux/slab.h>
 #include <linux/socket.h>
@@ -29,6 +32,9 @@
 
 /* How long the device may take to make room in its SQ ring. */
 #define UPV_ROOM_WAIT HZ
+
+/* When what spent requests hold is let go of, if the process does not call until then. */
+#define UPV_DRAIN_DELAY msecs_to_jiffies(10)
 
 #define UPV_TIMEOUT_FLAGS (IORING_TIMEOUT_ABS | IORING_TIMEOUT_BOOTTIME | IORING_TIMEOUT_REALTIME | \
 			   IORING_TIMEOUT_ETIME_SUCCESS | 1U << 6 /* IORING_TIMEOUT_MULTISHOT, since 6.4 */)
@@ -56,52 +62,62 @@ static bool upv_may(struct upv_uring *u, unsigned int op)
 
 /* --- Requests --- */
 
-static struct upv_req *upv_req_get(struct upv_uring *u)
-{
-	struct upv_req *req = NULL;
-
-	if (!READ_ONCE(u->nr_free))
-		upv_med_reap(u, false);
-	spin_lock(&u->spin);
-	if (u->nr_free)
-		req = &u->reqs[u->free[--u->nr_free]];
-	spin_unlock(&u->spin);
-	return req;
-}
-
+/* With cq_lock held. */
 static void upv_chain_put(struct upv_chain *chain)
 {
 	if (chain && !--chain->users)
 		kfree(chain);
 }
 
-/* Lets go of all that the request holds. Its chain is guarded by cq_lock. */
+/* Lets go of all that a spent request holds. */
 static void upv_req_release(struct upv_uring *u, struct upv_req *req)
 {
-	u32 gen = req->gen;
 	unsigned int i;
 
 	for (i = 0; req->pinned && i < req->nr_pieces; i++)
 		unpin_user_pages_dirty_lock(&req->pieces[i].bv_page, 1, req->in);
 	if (req->pinned)
 		atomic_long_sub(req->nr_pieces, &u->pinned);
+	if (req->mm) {
+		upv_unaccount(req->mm, req->pinned ? req->nr_pieces : 0);
+		mmdrop(req->mm);
+	}
 	kvfree(req->pieces);
 	kfree(req->mem);
 	if (req->bounce)
 		free_pages_exact(req->bounce, req->bounce_len);
 	if (req->buf)
 		upv_buf_put(req->buf);
-	upv_chain_put(req->chain);
-	memset(req, 0, sizeof(*req));
-	req->gen = gen + 1;
+	memset_after(req, 0, busy);
 }
 
-static void upv_req_put(struct upv_uring *u, struct upv_req *req)
+/* Spent requests become free, and what is to be empty becomes so. With lock held. */
+void upv_med_drain(struct upv_uring *u)
 {
-	upv_req_release(u, req);
-	spin_lock(&u->spin);
-	u->free[u->nr_free++] = req - u->reqs;
-	spin_unlock(&u->spin);
+	struct upv_req *req, *next;
+	unsigned int i;
+
+	if (llist_empty(&u->spent))
+		return;
+	llist_for_each_entry_safe(req, next, llist_del_all(&u->spent), spent) {
+		upv_req_release(u, req);
+		u->free[u->nr_free++] = req - u->reqs;
+	}
+	for_each_set_bit(i, u->emptying, u->nr_entries) {
+		clear_bit(i, u->emptying);
+		upv_entry_put(u, u->first + i);
+	}
+}
+
+/* Requests that have SQEs and no last CQE. */
+unsigned int upv_med_in_flight(struct upv_uring *u)
+{
+	unsigned int n = 0;
+	u32 i;
+
+	for (i = 0; i < u->nr_reqs; i++)
+		n += READ_ONCE(u->reqs[i].busy);
+	return n;
 }
 
 /* The device's user_data of a request. */
@@ -126,7 +142,7 @@ static u32 upv_entry_get(struct upv_uring *u)
 	return u->first + i;
 }
 
-/* Empties an entry if it is a socket's that was accepted; requests under way keep the socket. */
+/* Empties an entry if it is a socket's that was accepted; requests under way keep the socket. With lock held. */
 void upv_entry_put(struct upv_uring *u, u32 index)
 {
 	struct uringpv_register r = {
@@ -139,7 +155,7 @@ void upv_entry_put(struct upv_uring *u, u32 index)
 
 	if (!u->nr_entries || index < u->first)
 		return;
-	ret = READ_ONCE(u->ended) ? 0 : upv_command(u->dev, URINGPV_CMD_RING_REGISTER, u->index, &r, sizeof(r));
+	ret = u->ended || u->dead ? 0 : upv_command(u->dev, URINGPV_CMD_RING_REGISTER, u->index, &r, sizeof(r));
 	if (ret) {
 		if (ret != -ENXIO) /* the ring has gone; else it stays out of use */
 			pr_warn_ratelimited(UPV_NAME ": ring %u: entry %u: error %d\n", u->index, index, ret);
@@ -154,7 +170,7 @@ void upv_entry_put(struct upv_uring *u, u32 index)
 static s32 upv_slot_change(struct upv_uring *u, struct upv_req *req, s32 res)
 {
 	struct upv_slot *slot = NULL;
-	u32 full = 0, empty = 0;
+	u32 full = 0, empty = 0; /* entries that have lost their slots */
 
 	spin_lock(&u->spin);
 	if (req->slot < u->nr_slots)
@@ -181,9 +197,9 @@ static s32 upv_slot_change(struct upv_uring *u, struct upv_req *req, s32 res)
 	}
 	if (u->nr_entries && empty >= u->first)
 		__clear_bit(empty - u->first, u->entries);
+	if (u->nr_entries && full >= u->first)
+		set_bit(full - u->first, u->emptying);
 	spin_unlock(&u->spin);
-	if (full)
-		upv_entry_put(u, full);
 	return res;
 }
 
@@ -313,11 +329,13 @@ static void upv_finish(struct upv_uring *u, struct upv_req *req, s32 res, u32 fl
 		res = upv_slot_change(u, req, res);
 	if (say)
 		upv_post(u, req->user_data, res, flags);
-	if (!(flags & IORING_CQE_F_MORE)) {
-		req->busy = false;
-		WRITE_ONCE(u->ordering, u->ordering - req->orders);
-		upv_req_put(u, req);
-	}
+	if (flags & IORING_CQE_F_MORE)
+		return;
+	WRITE_ONCE(req->busy, false);
+	req->gen++;
+	WRITE_ONCE(u->ordering, u->ordering - req->orders);
+	upv_chain_put(req->chain);
+	llist_add(&req->spent, &u->spent);
 }
 
 /* Takes the device's CQEs. */
@@ -346,15 +364,18 @@ static void upv_take(struct upv_uring *u)
 void upv_med_reap(struct upv_uring *u, bool flush)
 {
 	mutex_lock(&u->cq_lock);
-	if (!u->ended)
+	if (!u->ended) {
 		upv_take(u);
+		if (!llist_empty(&u->spent)) /* a process that is busy drains them itself before that */
+			upv_uring_queue(u, &u->drain_work, UPV_DRAIN_DELAY);
+	}
 	if (flush)
 		upv_flush(u);
 	upv_show(u, false);
 	mutex_unlock(&u->cq_lock);
 }
 
-/* The device's ring is no more: nothing of it touches memory. What is left in it is cancelled. */
+/* The device's ring is no more: nothing of it touches memory. What is left in it is cancelled. With lock held. */
 void upv_med_end(struct upv_uring *u)
 {
 	u32 i;
@@ -367,6 +388,7 @@ void upv_med_end(struct upv_uring *u)
 			upv_finish(u, &u->reqs[i], -ECANCELED, 0);
 	upv_show(u, false);
 	mutex_unlock(&u->cq_lock);
+	upv_med_drain(u);
 }
 
 /* --- The memory of a request --- */
@@ -386,14 +408,20 @@ static u64 upv_pages(u64 addr, u64 len)
 /* Pins len bytes at addr, as far as the pieces reach. */
 static int upv_pin(struct upv_uring *u, struct upv_req *req, u64 addr, u64 len, unsigned int limit)
 {
+	unsigned int flags = (req->in ? FOLL_WRITE : 0) | (req->mm ? FOLL_LONGTERM : 0);
 	struct page *pages[16];
 
 	req->pinned = true;
 	while (len && req->nr_pieces < limit) {
 		unsigned int off = offset_in_page(addr);
 		u64 want = min3(upv_pages(addr, len), (u64)ARRAY_SIZE(pages), (u64)limit - req->nr_pieces);
-		int got = pin_user_pages_fast(addr & PAGE_MASK, want, req->in ? FOLL_WRITE : 0, pages), i;
+		int got, i, ret = req->mm ? upv_account(req->mm, want) : 0;
 
+		if (ret)
+			return ret;
+		got = pin_user_pages_fast(addr & PAGE_MASK, want, flags, pages);
+		if (req->mm)
+			upv_unaccount(req->mm, want - max(got, 0));
 		if (got <= 0)
 			return -EFAULT;
 		for (i = 0; i < got; i++, off = 0) {
@@ -920,6 +948,14 @@ bool upv_med_knows(struct upv_uring *u, unsigned int op)
 	}
 }
 
+/* May I/O on the file wait for ever? It may on all but disks and regular files, and on sockets that were accepted. */
+static bool upv_waits(struct upv_uring *u, u32 file)
+{
+	u32 kind = file < u->user->nr_files ? u->user->files[file].kind : 0;
+
+	return kind != URINGPV_FILE_DISK && kind != URINGPV_FILE_REGULAR;
+}
+
 static int upv_file(struct upv_build *b)
 {
 	u8 traits = upv_traits[b->req->opcode];
@@ -934,6 +970,10 @@ static int upv_file(struct upv_build *b)
 	if ((traits & UPV_NEEDS_READ && !(b->mode & FMODE_READ)) || (traits & UPV_NEEDS_WRITE && !(b->mode & FMODE_WRITE)))
 		return -EBADF;
 	b->sqe.fd = b->file;
+	if (upv_waits(b->u, b->file)) {
+		b->req->mm = current->mm;
+		mmgrab(b->req->mm);
+	}
 	return 0;
 }
 
@@ -1072,6 +1112,19 @@ static bool upv_fails_in_turn(struct upv_build *b, int err)
 }
 
 /* --- Submission, with lock held --- */
+
+/* A free request; NULL: there is none. */
+static struct upv_req *upv_req_get(struct upv_uring *u)
+{
+	if (!u->nr_free) {
+		mutex_lock(&u->cq_lock);
+		upv_take(u);
+		upv_show(u, false);
+		mutex_unlock(&u->cq_lock);
+		upv_med_drain(u);
+	}
+	return u->nr_free ? &u->reqs[u->free[--u->nr_free]] : NULL;
+}
 
 /* Shows the device the SQEs up to tail, and tells it if it does not look. */
 static void upv_publish(struct upv_uring *u, u32 tail)
@@ -1245,7 +1298,7 @@ int upv_med_submit(struct upv_uring *u, u32 n)
 		if (!err || upv_fails_in_turn(&b, err)) {
 			b.sqe.flags = (b.sqe.flags & ~IOSQE_CQE_SKIP_SUCCESS) | IOSQE_FIXED_FILE;
 			b.sqe.user_data = upv_tag(u, b.req);
-			b.req->busy = true;
+			WRITE_ONCE(b.req->busy, true);
 			/* What comes after a link that drains waits for all of its chain. */
 			drains |= b.sqe.flags & IOSQE_IO_DRAIN;
 			if (drains || (b.sqe.opcode == IORING_OP_TIMEOUT && b.sqe.off)) {
@@ -1313,7 +1366,8 @@ int upv_med_init(struct upv_uring *u)
 	if (upv_bit(u->user->opcodes, IORING_OP_ACCEPT) && u->dev->identity.max_ring_files > u->first) {
 		u->nr_entries = min(u->dev->identity.max_ring_files - u->first, UPV_MAX_ENTRIES);
 		u->entries = bitmap_zalloc(u->nr_entries, GFP_KERNEL_ACCOUNT);
-		if (!u->entries)
+		u->emptying = bitmap_zalloc(u->nr_entries, GFP_KERNEL_ACCOUNT);
+		if (!u->entries || !u->emptying)
 			return -ENOMEM;
 	}
 
@@ -1355,4 +1409,5 @@ void upv_med_exit(struct upv_uring *u)
 	kvfree(u->reqs);
 	kvfree(u->free);
 	bitmap_free(u->entries);
+	bitmap_free(u->emptying);
 }

@@ -1,8 +1,10 @@
 // SPDX-License-Identifier: GPL-2.0
 /* Mediated rings: IORING_REGISTER_*. All with upv_uring.lock held. */
+#include <linux/capability.h>
 #include <linux/mm.h>
 #include <linux/pid.h>
 #include <linux/sched/mm.h>
+#include <linux/sched/signal.h>
 #include <linux/slab.h>
 #include <linux/uio.h>
 
@@ -15,13 +17,27 @@
 
 /* --- Buffers --- */
 
+/* Pages that are to be pinned for who knows how long: as many as the process may lock. */
+int upv_account(struct mm_struct *mm, unsigned int pages)
+{
+	if (atomic64_add_return(pages, &mm->pinned_vm) <= rlimit(RLIMIT_MEMLOCK) >> PAGE_SHIFT || capable(CAP_IPC_LOCK))
+		return 0;
+	upv_unaccount(mm, pages);
+	return -ENOMEM;
+}
+
+void upv_unaccount(struct mm_struct *mm, unsigned int pages)
+{
+	atomic64_sub(pages, &mm->pinned_vm);
+}
+
 static void upv_buf_free(struct kref *ref)
 {
 	struct upv_buf *buf = container_of(ref, struct upv_buf, ref);
 
 	unpin_user_pages_dirty_lock(buf->pages, buf->nr, true);
 	atomic_long_sub(buf->nr, &buf->u->pinned);
-	account_locked_vm(buf->mm, buf->nr, false);
+	upv_unaccount(buf->mm, buf->nr);
 	mmdrop(buf->mm);
 	kvfree(buf);
 }
@@ -47,7 +63,7 @@ static struct upv_buf *upv_buf_get(struct upv_uring *u, const struct iovec *iov)
 	buf = kvzalloc(struct_size(buf, pages, nr), GFP_KERNEL_ACCOUNT);
 	if (!buf)
 		return ERR_PTR(-ENOMEM);
-	ret = account_locked_vm(current->mm, nr, true);
+	ret = upv_account(current->mm, nr);
 	if (ret)
 		goto free;
 	while (buf->nr < nr) {
@@ -68,7 +84,7 @@ static struct upv_buf *upv_buf_get(struct upv_uring *u, const struct iovec *iov)
 unpin:
 	ret = ret ?: -EFAULT;
 	unpin_user_pages(buf->pages, buf->nr);
-	account_locked_vm(current->mm, nr, false);
+	upv_unaccount(current->mm, nr);
 free:
 	kvfree(buf);
 	return ERR_PTR(ret);

@@ -82,7 +82,7 @@ const (
 	linuxBoots      = "^TestLinux(PowerOff|Panic|Shell|GoesOn|RootDisk|AsELF|FindsItsDisk|WithEightCPUs)"
 	linuxData       = "^TestLinux(VerifiedIO|FileSystems|Discard|ReadOnlyDisk|PolledQueues|SeesACapacity)"
 	linuxFaults     = "^TestLinux(LoadsAndUnloads|ResetLoses|Acknowledged|WithATruncated|WithAFull|WithABad|WaitsForAStuck)"
-	linuxPrograms   = "^TestLinux(ProgramsUseE|ProgramsUseMed|ProgramsMay|RingsOutlive)"
+	linuxPrograms   = "^TestLinux(ProgramsUseE|ProgramsUseMed|ProgramsMay|ProgramsHarm|RingsOutlive|UnbindsWhile)"
 	linuxPolling    = "^TestLinux(MappedReads|ProgramsUseMapped)" // the guest polls, and so does the host
 	linuxAtOnce     = "^TestLinux(VerifiedIO|ResetLoses|ProgramsMayDoAnything)"
 	// Of a size that suits a machine for all of them.

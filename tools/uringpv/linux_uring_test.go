@@ -55,6 +55,10 @@ var programs = map[string]func(*program, []string){
 	"fork":     (*program).fork,
 	"refused":  (*program).refused,
 	"reset":    (*program).reset,
+	"spent":    (*program).spent,
+	"limited":  (*program).limited,
+	"heldup":   (*program).heldup,
+	"stuck":    (*program).stuck,
 }
 
 // program is a run in the guest.
