@@ -44,6 +44,8 @@ const (
 	FeatureBuffers      = "registered buffers"
 	FeatureSparseFiles  = "sparse file table"
 	FeatureClone        = "cloned buffers"
+	FeatureSyncCancel   = "synchronous cancel"
+	FeatureAllocRange   = "file allocation range that holds"
 )
 
 // probes are done in this order. Each does what it names, on a ring of its own.
@@ -83,9 +85,10 @@ var probes = []struct {
 	{"worker limits (IOWQ_MAX_WORKERS)", "5.15", func() error {
 		return try(Config{Entries: 1}, func(r *Ring) error { return r.RegisterIOWQMaxWorkers(4, 4) })
 	}},
-	{"synchronous cancel", "6.0", func() error {
+	{FeatureSyncCancel, "6.0", func() error {
 		return try(Config{Entries: 1}, func(r *Ring) error { return r.SyncCancelAll(time.Second) })
 	}},
+	{FeatureAllocRange, "7.0", probeAllocRange},
 	{"NO_MMAP, rings of one page", "6.5", func() error { return probeNoMmap(8) }},
 	{"NO_SQARRAY", "6.6", func() error { return try(Config{Entries: 1, Flags: SetupNoSQArray}, nil) }},
 	{FeatureNoMmap, "6.10", func() error { return probeNoMmap(1024) }},
@@ -201,6 +204,59 @@ func withBuffer(do func(*Ring) error) error {
 
 // probeBuffers registers shared memory.
 func probeBuffers() error { return withBuffer(func(*Ring) error { return nil }) }
+
+// fileIndexAlloc is IORING_FILE_INDEX_ALLOC.
+const fileIndexAlloc = ^uint32(0)
+
+// probeAllocRange has the kernel choose an entry of the file table after one outside of
+// the range it may choose from was updated. Kernels from 6.0 on know the range, and many
+// of them look from the entry on that was updated last, wherever that is.
+func probeAllocRange() error {
+	const first, n = 2, 2
+	return withMemory(4096, func(b []byte) error {
+		v, err := shm.Of(b)
+		if err != nil {
+			return err
+		}
+		list, _ := v.Uint32(0)
+		fd, err := unix.Eventfd(0, unix.EFD_CLOEXEC)
+		if err != nil {
+			return err
+		}
+		defer unix.Close(fd)
+		return try(Config{Entries: 1}, func(r *Ring) error {
+			if err := r.RegisterFilesSparse(first + n); err != nil {
+				return err
+			}
+			if err := r.RegisterFileAllocRange(first, n); err != nil {
+				return err
+			}
+			if err := r.UpdateFiles(0, []int32{int32(fd)}); err != nil {
+				return err
+			}
+			list.Store(uint32(fd))
+			sqe, ok := r.SQE()
+			if !ok {
+				return unix.EAGAIN // not reached: the ring is new
+			}
+			*sqe = SQE{Opcode: OpFilesUpdate, Off: uint64(fileIndexAlloc), Addr: uint64(v.Addr()), Len: 1}
+			if _, err := r.Submit(); err != nil {
+				return err
+			}
+			if err := r.WaitCQE(); err != nil {
+				return err
+			}
+			var c [1]CQE
+			if r.Reap(c[:]); c[0].Res < 0 {
+				return unix.Errno(-c[0].Res)
+			}
+			if i := list.Load(); i < first || i >= first+n {
+				return fmt.Errorf("the kernel chose entry %d of %d to %d: %w", i, first, first+n-1, unix.EOPNOTSUPP)
+			}
+			return nil
+		})
+	})
+}
 
 // probeNoMmap makes a ring of that many entries in shared memory.
 func probeNoMmap(entries uint32) error {

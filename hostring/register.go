@@ -213,6 +213,16 @@ const (
 	asyncCancelAny = 4
 )
 
+// SyncCancel cancels the request with this user_data, also one that waits where an SQE
+// would wait behind a drain (Linux 6.0). flags are IORING_ASYNC_CANCEL_* without ALL; with
+// FD among them the request has to be of fd. ENOENT: there is none. ETIME: it is being
+// worked on, was told to end and has not after timeout.
+func (r *Ring) SyncCancel(userData uint64, fd int32, flags uint32, timeout time.Duration) error {
+	arg := syncCancelReg{addr: userData, fd: fd, flags: flags, timeout: unix.NsecToTimespec(timeout.Nanoseconds())}
+	_, err := registerStruct(r.fd, RegisterSyncCancel, &arg, 1)
+	return err
+}
+
 // SyncCancelAll cancels every request that can be cancelled and waits for them
 // (Linux 6.0). Requests that a block device already works on are not among
 // them. It is no error if there is nothing to cancel; ETIME after timeout.

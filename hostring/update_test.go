@@ -64,3 +64,43 @@ func TestAnUpdateThatTheKernelBrokeOffIsAnError(t *testing.T) {
 		}
 	}
 }
+
+// One request is cancelled although a drain waits for it, and no other.
+func TestSyncCancelReachesOneBeforeADrain(t *testing.T) {
+	testutil.NoLeaks(t)
+	r := newRing(t, Config{Entries: 8})
+	if f, _ := ProbeFeature(FeatureSyncCancel); f.Result != Yes {
+		t.Skipf("no synchronous cancel: %v", f.Why)
+	}
+	fd, err := unix.Eventfd(0, unix.EFD_CLOEXEC)
+	if err != nil {
+		t.Fatal(err)
+	}
+	defer unix.Close(fd)
+	for _, s := range []SQE{
+		{Opcode: OpPollAdd, FD: int32(fd), OpFlags: unix.POLLIN, UserData: 1},
+		{Opcode: OpPollAdd, FD: int32(fd), OpFlags: unix.POLLIN, UserData: 2},
+		{Opcode: OpNop, Flags: SQEIODrain, UserData: 3},
+	} {
+		to, _ := r.SQE()
+		*to = s
+	}
+	if _, err := r.Submit(); err != nil {
+		t.Fatal(err)
+	}
+	for _, user := range []uint64{2, 1} {
+		if err := r.SyncCancel(user, 0, 0, 0); err != nil {
+			t.Fatal(err)
+		}
+		if err := r.WaitCQE(); err != nil {
+			t.Fatal(err)
+		}
+		var c [1]CQE
+		if r.Reap(c[:]); c[0].UserData != user || c[0].Res != -int32(unix.ECANCELED) {
+			t.Errorf("after the cancel of %d: %+v", user, c[0])
+		}
+		if err := r.SyncCancel(user, 0, 0, 0); !errors.Is(err, unix.ENOENT) {
+			t.Errorf("a second cancel of %d: %v, want ENOENT", user, err)
+		}
+	}
+}

@@ -13,6 +13,7 @@ import (
 	"golang.org/x/sys/unix"
 
 	"github.com/uringpv/uringpv/device/uringpv"
+	"github.com/uringpv/uringpv/device/uringpv/internal/ringtest"
 	"github.com/uringpv/uringpv/hostring"
 	"github.com/uringpv/uringpv/internal/testutil"
 )
@@ -74,6 +75,7 @@ func listening(t testing.TB) []uringpv.File {
 }
 
 func TestAcceptMultishot(t *testing.T) {
+	needMultishot(t)
 	same(t, listening, func(b *bench) {
 		b.submit([]hostring.SQE{acceptMulti(1)})
 		b.none()
@@ -155,6 +157,7 @@ func TestAcceptMultishot(t *testing.T) {
 // TestAcceptMultishotEndsWithTheTable: a connection that finds no empty entry is
 // closed, and the ACCEPT is over; one that begins later takes what is free then.
 func TestAcceptMultishotEndsWithTheTable(t *testing.T) {
+	needMultishot(t)
 	same(t, listening, func(b *bench) {
 		b.submit([]hostring.SQE{acceptMulti(1)})
 		var fds []int
@@ -179,9 +182,130 @@ func TestAcceptMultishotEndsWithTheTable(t *testing.T) {
 	})
 }
 
+// TestAcceptMultishotThatIsOverLetsADrainGoOn: the request that ends as the table is full
+// ends on the host as well, before what drains.
+func TestAcceptMultishotThatIsOverLetsADrainGoOn(t *testing.T) {
+	needMultishot(t)
+	for _, flags := range []uint8{0, hostring.SQEAsync} {
+		same(t, listening, func(b *bench) {
+			a := acceptMulti(1)
+			a.Flags |= flags
+			b.submit([]hostring.SQE{a, sqe(hostring.OpNop, drain, 2)})
+			b.none()
+			for range benchSlots - 1 {
+				b.dial()
+				b.take(1)
+			}
+			b.none()
+			b.dial()
+			b.take(2) // ENFILE, and the drain
+		})
+	}
+}
+
+// TestConnectionsOfAnAcceptThatIsOverAskOnce: more of them come than the kernel can be
+// told, and what is to be told to it is still one thing.
+func TestConnectionsOfAnAcceptThatIsOverAskOnce(t *testing.T) {
+	needMultishot(t)
+	for _, mode := range modes {
+		b := relayBench(t, mode, listening(t))
+		r := b.ring.(*Ring)
+		b.submit([]hostring.SQE{acceptMulti(1), sqe(hostring.OpNop, drain, 2)})
+		b.inFlight(2)
+		if err := r.inLoop(func() error {
+			for i := range r.slots.table {
+				s := &r.slots.table[i]
+				if !s.busy || s.op != hostring.OpAccept {
+					continue
+				}
+				x := ref(i) | ref(s.generation)<<32
+				s.flags |= slotOver | slotInternal
+				for range 1000 {
+					r.another(x, s, &hostring.CQE{UserData: uint64(x), Res: int32(r.pool), Flags: cqeMore})
+				}
+			}
+			if len(r.over) != 1 || r.host.Pending() != 0 {
+				t.Errorf("%s: %d are to be cancelled, %d SQEs wait; want 1, 0", mode, len(r.over), r.host.Pending())
+			}
+			return nil
+		}); err != nil {
+			t.Fatal(err)
+		}
+		if c := b.wait(); c.UserData != 2 || c.Res != 0 {
+			t.Errorf("%s: %s, want that of the drain", mode, text(c))
+		}
+		if err := r.inLoop(func() error {
+			if len(r.over) != 0 || r.slots.used != 0 {
+				t.Errorf("%s: %d are to be cancelled, %d in flight", mode, len(r.over), r.slots.used)
+			}
+			return nil
+		}); err != nil {
+			t.Fatal(err)
+		}
+	}
+}
+
+// needMultishot skips a test where a guest gets no multishot ACCEPT.
+func needMultishot(t testing.TB) {
+	t.Helper()
+	testutil.NeedIOUring(t)
+	if f, _ := hostring.ProbeFeature(hostring.FeatureAllocRange); f.Result != hostring.Yes {
+		t.Skipf("no multishot ACCEPT on this host: %v", f.Why)
+	}
+}
+
+// TestNoMultishotAcceptWhereTheKernelPutsSocketsAnywhere: its guest hears so, and accepts
+// one by one.
+func TestNoMultishotAcceptWhereTheKernelPutsSocketsAnywhere(t *testing.T) {
+	for _, mode := range modes {
+		b := relayBench(t, mode, listening(t))
+		r := b.ring.(*Ring)
+		if want := r.backend.multishot && r.backend.synchronous; r.multishot != want {
+			t.Errorf("%s: multishot ACCEPT %v, want %v", mode, r.multishot, want)
+		}
+		if err := r.inLoop(func() error {
+			r.multishot = false
+			return nil
+		}); err != nil {
+			t.Fatal(err)
+		}
+		b.want("multishot ACCEPT", acceptMulti(1), -int32(unix.EINVAL))
+		b.dial()
+		s := acceptMulti(2)
+		s.IOPrio = 0
+		b.want("ACCEPT into any entry", s, 1)
+	}
+}
+
+// TestAnAcceptOutsideOfThePoolCostsTheRingOnly: a kernel that New has taken for a better
+// one.
+func TestAnAcceptOutsideOfThePoolCostsTheRingOnly(t *testing.T) {
+	g := ringtest.NewRig(t, newSlotted, listening(t)...)
+	d := g.Setup(t, ringtest.Config{SQ: 8, Flags: hostring.SetupSQPoll})
+	r := d.Ring.(*Ring)
+	if err := r.inLoop(func() error {
+		s := slot{hot: hot{op: hostring.OpAccept}, cold: cold{flags: slotMulti}}
+		if res := r.into(&s, int32(r.pool)-1); res != -int32(unix.EIO) {
+			t.Errorf("the socket has entry %d", res)
+		}
+		return nil
+	}); err != nil {
+		t.Fatal(err)
+	}
+	var guest *uringpv.GuestError
+	if err := d.Stopped(t); !errors.As(err, &guest) {
+		t.Errorf("the ring stopped with %v, want a *uringpv.GuestError", err)
+	}
+	if err := d.Ring.Enter(1, 0); !errors.Is(err, unix.ENXIO) {
+		t.Errorf("ENTER of a ring that has stopped: %v, want ENXIO", err)
+	}
+	d.Destroy(t)
+}
+
 // TestFloodOfConnectionsIsBounded: nobody takes the CQEs, and more connect than
 // there are entries, while what was accepted is closed again and again.
 func TestFloodOfConnectionsIsBounded(t *testing.T) {
+	needMultishot(t)
 	for _, mode := range modes {
 		t.Run(mode, func(t *testing.T) {
 			b := relayBench(t, mode, listening(t))
@@ -382,6 +506,7 @@ func TestTablesAgreeWhateverIsAccepted(t *testing.T) {
 // entry is closed, and others come and go until the host's table was used up twice.
 // None of them gets what was not for it.
 func TestRequestsKeepTheConnectionTheyNamed(t *testing.T) {
+	needMultishot(t)
 	for _, mode := range modes {
 		t.Run(mode, func(t *testing.T) {
 			b := relayBench(t, mode, slices.Concat(listening(t), eventfd(t)))

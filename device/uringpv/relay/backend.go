@@ -69,6 +69,10 @@ type Backend struct {
 	holds    []*growth.Hold
 	noted    sync.Once // that there are no registered buffers
 
+	// What the host's kernel can do.
+	synchronous bool // cancel by a call
+	multishot   bool // ACCEPT several connections into the entries it was told, and no others
+
 	ram *buffers.All // what rings share; nil if unpinned
 
 	mu   sync.Mutex          // guards what follows
@@ -86,6 +90,7 @@ func New(c Config) (*Backend, error) {
 		c.Logger = slog.Default()
 	}
 	b := &Backend{inline: runtime.NumCPU() < pollers, unpinned: c.Unpinned, keep: c.KeepListening, memory: c.Memory, log: c.Logger}
+	b.synchronous, b.multishot = knows(hostring.FeatureSyncCancel), knows(hostring.FeatureAllocRange)
 	ops, err := knownOpcodes()
 	if err != nil {
 		return nil, err
@@ -164,8 +169,21 @@ func knownOpcodes() (abi.Opcodes, error) {
 	return abi.OpcodesOf(ops...), nil
 }
 
+// knows says whether the host's kernel has a feature.
+func knows(name string) bool {
+	f, _ := hostring.ProbeFeature(name)
+	return f.Result == hostring.Yes
+}
+
 // Kind is abi.BackendRelay.
 func (b *Backend) Kind() abi.Backend { return abi.BackendRelay }
+
+// Interrupt ends the wait of a ring that is being made for guest RAM to be pinned.
+func (b *Backend) Interrupt() {
+	if b.ram != nil {
+		b.ram.Interrupt()
+	}
+}
 
 // Capabilities is what New found out.
 func (b *Backend) Capabilities() uringpv.Capabilities { return b.caps }

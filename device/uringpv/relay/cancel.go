@@ -20,7 +20,7 @@ type search struct {
 }
 
 // again is an SQE that means several requests: the host's kernel is asked for one
-// after the other.
+// after the other, for the first by the SQE itself.
 type again struct {
 	sqe    hostring.SQE
 	search search
@@ -144,24 +144,37 @@ func (r *Ring) goOn(i uint32, x ref, res int32) (int32, bool) {
 		p.count++
 	}
 	p.ran = true
-	if p.all || res == -int32(unix.ENOENT) {
+	for p.all || res == -int32(unix.ENOENT) {
 		at := p.next
-		if next := r.seek(&p.search, &p.next, p.born); next != nobody {
-			sqe, ok := r.host.SQE()
-			if !ok {
+		next := r.seek(&p.search, &p.next, p.born)
+		if next == nobody {
+			break
+		}
+		if r.synchronous && p.cancels() {
+			if r.asked >= batch {
 				p.next = at
 				r.stalled = append(r.stalled, x)
 				return 0, true
 			}
-			*sqe = p.sqe
-			sqe.UserData, sqe.Addr = uint64(x), uint64(next)
-			sqe.Flags &^= linkFlags | hostring.SQEIODrain
-			if s := &r.slots.table[i]; s.flags&slotRename != 0 {
-				s.poll, sqe.Off = next, uint64(next)
+			if res = r.ask(next, &p.sqe); p.all && (res == 0 || res == -int32(unix.EALREADY)) {
+				p.count++
 			}
-			r.fresh = true
+			continue
+		}
+		sqe, ok := r.host.SQE()
+		if !ok {
+			p.next = at
+			r.stalled = append(r.stalled, x)
 			return 0, true
 		}
+		*sqe = p.sqe
+		sqe.UserData, sqe.Addr = uint64(x), uint64(next)
+		sqe.Flags &^= linkFlags | hostring.SQEIODrain
+		if s := &r.slots.table[i]; s.flags&slotRename != 0 {
+			s.poll, sqe.Off = next, uint64(next)
+		}
+		r.fresh = true
+		return 0, true
 	}
 	delete(r.plans, x)
 	if p.all {
@@ -170,31 +183,67 @@ func (r *Ring) goOn(i uint32, x ref, res int32) (int32, bool) {
 	return res, false
 }
 
-// goAhead puts on the host's ring what the relay has to ask for by itself, as far as
-// there is room.
-func (r *Ring) goAhead() {
+// cancels says whether p ends what it finds. What only changes it, events of a poll and
+// the like, can be said in an SQE alone.
+func (p *again) cancels() bool {
+	return p.sqe.Opcode == hostring.OpAsyncCancel || p.sqe.Len == 0 && p.sqe.OpFlags == 0
+}
+
+// ask cancels the request x at once, if it is one that sqe means, and returns what that
+// would say for one request. An SQE that comes now would wait behind a drain of the
+// guest's, and that drain perhaps for x.
+func (r *Ring) ask(x ref, sqe *hostring.SQE) int32 {
+	flags := uint32(0)
+	if sqe.Opcode == hostring.OpAsyncCancel {
+		flags = sqe.OpFlags &^ cancelAll
+	}
+	r.asked++
+	r.calls++
+	errno := hostring.Errno(r.host.SyncCancel(uint64(x), sqe.FD, flags, 0))
+	if errno == unix.ETIME {
+		errno = unix.EALREADY // a worker has it, and knows
+	}
+	return -int32(errno)
+}
+
+// goAhead asks for what the relay has to ask for by itself, as far as there is room and
+// for at most a batch, and says whether that has led to anything.
+func (r *Ring) goAhead() bool {
+	r.asked = 0
 	if len(r.stalled) > 0 {
 		r.resume()
 	}
-	for len(r.over) > 0 {
-		if r.slots.find(r.over[0]) != nil {
-			sqe, ok := r.host.SQE()
-			if !ok {
-				return
-			}
-			*sqe = hostring.SQE{Opcode: hostring.OpAsyncCancel, Addr: uint64(r.over[0]), UserData: uint64(nobody)}
-			r.fresh = true
+	moved := r.asked > 0
+	rest := r.over[:0]
+	for i, x := range r.over {
+		if r.asked >= batch {
+			rest = append(rest, r.over[i:]...)
+			break
 		}
-		r.over = r.over[1:]
+		s := r.slots.find(x)
+		if s == nil {
+			continue
+		}
+		if r.ask(x, &hostring.SQE{Opcode: hostring.OpAsyncCancel}) == -int32(unix.EALREADY) {
+			rest = append(rest, x) // a worker may let it wait for the next connection all the same
+			continue
+		}
+		s.flags &^= slotAsked
+		moved = true
 	}
-	r.over = nil
+	r.over = rest
+	return moved
 }
 
-// resume goes on with what found the host's ring full.
+// resume goes on with what found the host's ring full, or came after a batch.
 func (r *Ring) resume() {
 	stalled := r.stalled
 	r.stalled = nil
-	for _, x := range stalled {
+	for i, x := range stalled {
+		if r.asked >= batch || r.host.Pending() >= r.entries {
+			r.stalled = append(r.stalled, stalled[i:]...)
+			return
+		}
 		if s := r.slots.find(x); s != nil {
 			r.finish(uint32(x), s, &hostring.CQE{UserData: uint64(x), Res: -int32(unix.ENOENT)})
 		}

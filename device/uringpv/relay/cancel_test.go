@@ -4,6 +4,8 @@ package relay
 
 import (
 	"context"
+	"runtime"
+	"slices"
 	"testing"
 	"time"
 
@@ -127,6 +129,154 @@ func TestCancelSparesLaterRequests(t *testing.T) {
 		b.submit([]hostring.SQE{c})
 		b.wait()
 		b.wait()
+	}
+}
+
+// TestCancelBeforeADrain: a cancel of several, and behind it a drain that waits for them
+// all. What comes of the drain is that what was asked for must not wait behind it.
+func TestCancelBeforeADrain(t *testing.T) {
+	for _, n := range []int{2, 5} { // on a ring each: the kernel begins late with what comes first after a drain
+		same(t, eventfd, func(b *bench) {
+			poll := sqe(hostring.OpPollAdd, fixed, 5)
+			poll.OpFlags = unix.POLLIN
+			b.do(n+2, append(slices.Repeat([]hostring.SQE{poll}, n), cancelOf(6, 5, cancelAll), sqe(hostring.OpNop, drain, 7))...)
+		})
+	}
+}
+
+// TestCancelOfManyIsDoneInParts: no pass asks for more than a batch, and other requests
+// go on meanwhile.
+func TestCancelOfManyIsDoneInParts(t *testing.T) {
+	const many = 3*batch + 10
+	for _, synchronous := range []bool{true, false} {
+		for _, mode := range modes {
+			b := relayBench(t, mode, eventfd(t))
+			r := b.ring.(*Ring)
+			if err := r.inLoop(func() error {
+				r.synchronous = r.synchronous && synchronous
+				return nil
+			}); err != nil {
+				t.Fatal(err)
+			}
+			poll := sqe(hostring.OpPollAdd, fixed, 5)
+			poll.OpFlags = unix.POLLIN
+			b.submit(slices.Repeat([]hostring.SQE{poll}, many))
+			b.inFlight(many)
+			if err := r.inLoop(func() error {
+				r.asked = 0
+				cancelFive(t, r)
+				if r.synchronous && (r.asked != batch || len(r.stalled) != 1) {
+					t.Errorf("%s: %d were asked for at once, %d wait; want %d, 1", mode, r.asked, len(r.stalled), batch)
+				}
+				return nil
+			}); err != nil {
+				t.Fatal(err)
+			}
+			cancelled := 0 // the first is left, as its SQE was not submitted
+			for done := false; !done; {
+				switch c := b.wait(); {
+				case c.UserData == 5 && c.Res == -int32(unix.ECANCELED):
+					cancelled++
+				case c.UserData == 6 && c.Res == many-1:
+					done = true
+				default:
+					t.Fatalf("%s: %s", mode, text(c))
+				}
+			}
+			for ; cancelled < many-1; cancelled++ {
+				b.wait()
+			}
+			b.inFlight(1)
+			if err := r.inLoop(func() error {
+				if len(r.stalled) > 0 || len(r.plans) > 0 {
+					t.Errorf("%s: %d wait, %d have a plan", mode, len(r.stalled), len(r.plans))
+				}
+				return nil
+			}); err != nil {
+				t.Fatal(err)
+			}
+		}
+	}
+}
+
+// inFlight waits until so many requests are in flight on the relay's ring.
+func (b *bench) inFlight(n uint32) {
+	b.Helper()
+	for deadline := time.Now().Add(late); ; time.Sleep(time.Millisecond) {
+		used, r := uint32(0), b.ring.(*Ring)
+		if err := r.inLoop(func() error {
+			if used = r.slots.used; r.host.Pending() > 0 {
+				used = 0
+			}
+			return nil
+		}); err != nil {
+			b.Fatal(err)
+		}
+		if used == n {
+			return
+		}
+		if time.Now().After(deadline) {
+			b.Fatalf("%d requests are in flight, want %d", used, n)
+		}
+	}
+}
+
+// cancelFive is the moment in which the host has found none for the SQE of a cancel of
+// all that 5 names, of user_data 6, in the ring's goroutine.
+func cancelFive(t testing.TB, r *Ring) {
+	w := words{uint64(hostring.OpAsyncCancel) | uint64(fixed)<<8, 0, 5, uint64(cancelAll) << 32, 6}
+	r.q.reset(&w)
+	if no := r.translate(&w, &r.sqe, &r.q); no != 0 {
+		t.Errorf("the cancel is refused: %v", no)
+	}
+	i, x := r.slots.take(&r.q)
+	p := r.planned
+	r.plans[x] = &p
+	r.finish(i, &r.slots.table[i], &hostring.CQE{UserData: uint64(x), Res: -int32(unix.ENOENT)})
+}
+
+// TestWhatFoundTheHostRingFullGoesOn: nothing wakes the ring when there is room again,
+// as what was taken from the host's ring does not complete.
+func TestWhatFoundTheHostRingFullGoesOn(t *testing.T) {
+	for _, mode := range []string{"polling", "doorbell"} {
+		t.Run(mode, func(t *testing.T) {
+			b := relayBench(t, mode, files(eventfd, pipe)(t))
+			r := b.ring.(*Ring)
+			poll := sqe(hostring.OpPollAdd, fixed, 5)
+			poll.OpFlags = unix.POLLIN
+			b.submit([]hostring.SQE{poll, poll})
+			b.inFlight(2)
+			runtime.LockOSThread() // which the polls below are of
+			defer runtime.UnlockOSThread()
+			full := uint32(0)
+			if err := r.inLoop(func() error {
+				r.synchronous = false // the kernel's before 6.0: by SQE
+				for {
+					s, ok := r.host.SQE()
+					if !ok {
+						break
+					}
+					*s = hostring.SQE{Opcode: hostring.OpPollAdd, Flags: fixed, FD: 1, OpFlags: unix.POLLIN, UserData: 1 << 63}
+				}
+				full = r.host.Flush()
+				cancelFive(t, r)
+				if len(r.stalled) != 1 || r.fresh {
+					t.Errorf("%d wait for room, fresh %v; want 1, false", len(r.stalled), r.fresh)
+				}
+				return nil
+			}); err != nil {
+				t.Fatal(err)
+			}
+			time.Sleep(settle) // the ring sleeps
+			if n, err := r.host.Enter(full, 0, 0); n != int(full) || err != nil {
+				t.Fatalf("the host's kernel took %d SQEs of %d: %v", n, full, err)
+			}
+			for range 2 {
+				if c := b.wait(); c.UserData == 5 && c.Res != -int32(unix.ECANCELED) || c.UserData == 6 && c.Res != 1 {
+					t.Errorf("%s", text(c))
+				}
+			}
+		})
 	}
 }
 

@@ -103,6 +103,7 @@ func (r *Ring) attend() bool {
 // pass moves what there is to move, once, and says whether there was anything.
 func (r *Ring) pass() bool {
 	moved := r.reap()
+	moved = r.goAhead() || moved
 	moved = r.take() || moved
 	if r.fresh {
 		moved = r.push() || moved
@@ -140,7 +141,6 @@ func (r *Ring) reapable() bool {
 // there is no room: a full host ring, or no slot for what they would complete
 // as. A chain goes as a whole.
 func (r *Ring) take() bool {
-	r.goAhead()
 	limit := r.takeable()
 	if limit == 0 {
 		return false
@@ -254,6 +254,9 @@ func (r *Ring) submitSlot() (ref, *hostring.SQE) {
 	_, x := r.slots.take(q)
 	r.sqe.UserData = uint64(x)
 	*dst = r.sqe
+	if r.sqe.Flags&hostring.SQEIODrain != 0 {
+		r.drained = x
+	}
 	if q.odd && q.flags&slotAgain != 0 {
 		p := r.planned
 		r.plans[x] = &p
@@ -604,8 +607,8 @@ func (r *Ring) sleep(timeout time.Duration) {
 		r.awake(true)
 		return
 	}
-	if r.fault == nil && r.fresh && timeout < 0 {
-		timeout = retry // the host's kernel had no room for it
+	if r.fault == nil && timeout < 0 && (r.fresh || len(r.stalled) > 0 || len(r.over) > 0) {
+		timeout = retry // the host's kernel, or its ring, had no room for it
 	}
 	r.wait(timeout)
 	r.awake(true)

@@ -9,6 +9,7 @@ import (
 
 	"golang.org/x/sys/unix"
 
+	"github.com/uringpv/uringpv/device/uringpv"
 	"github.com/uringpv/uringpv/hostring"
 )
 
@@ -360,14 +361,18 @@ func (r *Ring) another(x ref, s *slot, c *hostring.CQE) {
 		}
 		s.flags |= slotInternal | slotOver
 	}
-	r.over = append(r.over, x) // also if it was cancelled already, in vain
+	if s.flags&slotAsked == 0 { // also if it was cancelled already, in vain
+		s.flags |= slotAsked
+		r.over = append(r.over, x)
+	}
 }
 
 // into puts the socket that the kernel has put into entry host of the pool into the
-// guest's table, and returns its entry there, or ENFILE.
+// guest's table, and returns its entry there, or ENFILE. A kernel that has chosen another
+// entry, which New found out about, costs the ring and not the device.
 func (r *Ring) into(s *slot, host int32) int32 {
 	if host < int32(r.pool) || host >= int32(r.void) || r.hosts[host].filled {
-		r.fail(fmt.Errorf("ACCEPT into entry %d of the host ring's file table: must be %d to %d, and empty", host, r.pool, r.void-1))
+		r.fail(&uringpv.GuestError{Errno: unix.EIO, Reason: fmt.Sprintf("multishot ACCEPT into entry %d of the host ring's file table: must be %d to %d, and empty", host, r.pool, r.void-1)})
 		return -int32(unix.EIO)
 	}
 	p := uint16(host)

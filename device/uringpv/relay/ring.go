@@ -87,7 +87,7 @@ type loop struct {
 	hosts      []hostFile // the host ring's, without the sentinel's entry
 	pool       uint16     // first entry of hosts that the kernel fills by itself
 	void       uint16     // entry of hosts that is always empty, behind the pool
-	multishot  bool       // the kernel does so
+	multishot  bool       // an ACCEPT may go on
 	choosy     bool       // some file has, or had, denied opcodes of its own
 	buffers    []buffer
 	memory     []buffer // what the buffers cover, in order, without gaps that are none
@@ -102,11 +102,15 @@ type loop struct {
 	entries uint32 // SQEs that host has room for
 	need    uint32 // slots that the next SQEs want at once, at least 1
 	skipped bool   // an SQE had IOSQE_CQE_SKIP_SUCCESS
+	drained ref    // the last SQE that had IOSQE_IO_DRAIN
 	plans   map[ref]*again
-	stalled []ref // of plans: the host's ring was full
-	over    []ref // with slotOver: to be cancelled
-	ending  bool  // CQEs that have no room are dropped
-	cut     bool  // requests may be left when the goroutine ends
+	stalled []ref  // of plans: the host's ring was full, or the batch
+	over    []ref  // with slotAsked: to be cancelled
+	asked   uint32 // cancels of this pass that were no SQEs
+	ending  bool   // CQEs that have no room are dropped
+	cut     bool   // requests may be left when the goroutine ends
+
+	synchronous bool // the kernel cancels by a call, too
 
 	cancelAll func(time.Duration) error // host's SyncCancelAll; a test's may reach nothing
 
@@ -252,7 +256,7 @@ func (r *Ring) openHost(b *Backend) (err error) {
 	if r.host, err = hostring.New(c); err != nil {
 		return err
 	}
-	r.cancelAll = r.host.SyncCancelAll
+	r.cancelAll, r.synchronous = r.host.SyncCancelAll, b.synchronous
 	if r.end, err = quiesce.New(); err != nil {
 		return err
 	}
@@ -271,7 +275,7 @@ func (r *Ring) openHost(b *Backend) (err error) {
 	if n := r.void - r.pool; n > 0 {
 		switch err := r.host.RegisterFileAllocRange(uint32(r.pool), uint32(n)); hostring.Errno(err) {
 		case 0:
-			r.multishot = true
+			r.multishot = b.multishot && r.synchronous
 		case unix.EINVAL: // a kernel before 6.0
 		default:
 			return err

@@ -49,6 +49,8 @@ func (r *Ring) readWrite(w *words, dst *hostring.SQE, q *slot) fault {
 		ok = int(buf) < len(r.buffers) && r.buffers[buf].holds(w.addr(), length)
 	} else if buf, ok = r.bufferOf(w.addr(), length); !ok {
 		ok, registered = r.covers(w.addr(), length), false
+	} else if registered && r.deferred(w) {
+		registered = false // its buffer may be another by then
 	}
 	if !ok || length > maxRW {
 		return atIssue(unix.EFAULT)
@@ -76,6 +78,12 @@ func (r *Ring) readWrite(w *words, dst *hostring.SQE, q *slot) fault {
 		dst.Opcode = hostring.OpWrite
 	}
 	return 0
+}
+
+// deferred says whether the host's kernel may issue an SQE later than it takes it.
+func (r *Ring) deferred(w *words) bool {
+	const flags = linkFlags | hostring.SQEIODrain | hostring.SQEAsync
+	return w.flags()&flags != 0 || r.link.head != nobody || r.drained != nobody && r.slots.find(r.drained) != nil
 }
 
 // bounded is how many of n bytes at off a read or write may move; which of them it

@@ -37,6 +37,7 @@ const (
 	slotName                        // name and length go back to the guest
 	slotStream                      // SEND and the like: fewer bytes than asked are no failure
 	slotAlloc                       // ACCEPT into the first empty entry
+	slotAsked                       // it is among those to be cancelled
 )
 
 // slot is a request in flight on the host's ring.

@@ -4,6 +4,7 @@ package relay
 
 import (
 	"fmt"
+	"time"
 
 	"golang.org/x/sys/unix"
 
@@ -136,8 +137,9 @@ func (r *Ring) UpdateBuffers(index int, ranges []memmap.Range) error {
 }
 
 // replacedMost is how many times the length of guest RAM may be replaced in buffers
-// while requests are in flight that may keep what was replaced. The kernel's account of
-// a buffer takes 1/256 of its length.
+// while requests are in flight that may keep what was replaced: to kernels before 6.13
+// any may, as they let go of files and buffers in the order of their requests. The
+// kernel's account of a buffer takes 1/256 of its length.
 const replacedMost = 4
 
 // replace takes note of buffers that are replaced, and says whether the host's kernel may
@@ -152,7 +154,7 @@ func (r *Ring) replace(old []buffer) bool {
 		return true
 	}
 	for i := range r.slots.table {
-		if s := &r.slots.table[i]; s.busy && s.class != classOther && s.born <= r.since {
+		if s := &r.slots.table[i]; s.busy && s.born <= r.since {
 			return false
 		}
 	}
@@ -160,10 +162,38 @@ func (r *Ring) replace(old []buffer) bool {
 	return true
 }
 
+// taking is how long the host's kernel has to take the SQEs that it was given.
+const taking = 100 * time.Millisecond
+
+// allTaken waits until the host's kernel has taken every SQE. From 6.15 on it looks a
+// buffer up when it issues a request, and those that came before an update mean what was
+// there then.
+func (r *Ring) allTaken() error {
+	for start := time.Now(); r.host.Pending() > 0; {
+		if r.push(); r.fault != nil {
+			return r.fault
+		}
+		if r.host.Pending() == 0 {
+			break
+		}
+		if time.Since(start) > taking {
+			return fmt.Errorf("ring %d: the host's kernel has not taken what was submitted before: %w", r.spec.Index, unix.EBUSY)
+		}
+		r.reap() // makes room
+		time.Sleep(taking / 1000)
+	}
+	return nil
+}
+
 // updateBuffers is UpdateBuffers in the goroutine. Where the host's kernel cannot
 // change its table, or requests that wait keep too much of what was in it, the relay
 // goes on without it: it has checked every address.
 func (r *Ring) updateBuffers(index int, host []hostring.Buffer) error {
+	if r.registered {
+		if err := r.allTaken(); err != nil {
+			return err
+		}
+	}
 	r.registered = r.registered && r.replace(r.buffers[index:index+len(host)])
 	if r.registered {
 		r.calls++

@@ -139,10 +139,11 @@ func TestFilesInUseAreNotReplacedWithoutBound(t *testing.T) {
 	}
 }
 
-// TestReplacedBuffersAreNotKeptWithoutBound: a read that waits keeps its buffer, and one
+// TestReplacedBuffersAreNotKeptWithoutBound: a request that waits keeps its buffer, and one
 // waits for each that is replaced. From a bound on the host's kernel gets no more.
 func TestReplacedBuffersAreNotKeptWithoutBound(t *testing.T) {
-	for _, waits := range []bool{false, true} {
+	for _, op := range []uint8{hostring.OpNop, hostring.OpReadFixed, hostring.OpPollAdd} {
+		waits := op != hostring.OpNop
 		g := ringtest.NewRig(t, newSlotted, slices.Concat(disks(1<<20)(t), pipe(t))...)
 		d := g.Setup(t, ringtest.Config{SQ: 8, CQ: 512, Flags: hostring.SetupSQPoll})
 		r := d.Ring.(*Ring)
@@ -150,7 +151,10 @@ func TestReplacedBuffersAreNotKeptWithoutBound(t *testing.T) {
 		const updates = 10 * replacedMost
 		for i := range updates {
 			if waits {
-				s := hostring.SQE{Opcode: hostring.OpReadFixed, Flags: fixed, FD: 1, Addr: g.Addr(4096), Len: 8, UserData: 7}
+				s := hostring.SQE{Opcode: op, Flags: fixed, FD: 1, Addr: g.Addr(4096), Len: 8, UserData: 7}
+				if op == hostring.OpPollAdd { // to kernels before 6.13 it keeps them as well
+					s.Addr, s.Len, s.OpFlags = 0, 0, unix.POLLIN
+				}
 				d.MustPut(t, &s)
 				d.Submit()
 			}
@@ -163,7 +167,7 @@ func TestReplacedBuffersAreNotKeptWithoutBound(t *testing.T) {
 		}
 		if err := r.inLoop(func() error {
 			if r.registered == waits {
-				t.Errorf("after %d updates, with reads that wait: %v, the host's kernel has the buffers: %v", updates, waits, r.registered)
+				t.Errorf("after %d updates, with requests of opcode %d that wait: %v, the host's kernel has the buffers: %v", updates, op, waits, r.registered)
 			}
 			if most := (replacedMost + 1) * g.Memory.Layout().Size(); r.replaced > most {
 				t.Errorf("%d bytes were replaced, %d at most", r.replaced, most)
@@ -173,6 +177,61 @@ func TestReplacedBuffersAreNotKeptWithoutBound(t *testing.T) {
 			t.Fatal(err)
 		}
 		d.Destroy(t)
+	}
+}
+
+// TestUpdateOfBuffersComesAfterWhatWasTaken: the host's kernel has not seen the read yet.
+func TestUpdateOfBuffersComesAfterWhatWasTaken(t *testing.T) {
+	for _, mode := range modes {
+		b := relayBench(t, mode, disks(8192)(t))
+		r := b.ring.(*Ring)
+		for _, op := range []uint8{hostring.OpReadFixed, hostring.OpRead} {
+			w := words{uint64(op) | uint64(fixed)<<8, 0, b.addr(0), 512, 9}
+			if err := r.inLoop(func() error {
+				r.put(&w, false)
+				return r.updateBuffers(0, []hostring.Buffer{{}})
+			}); err != nil {
+				t.Fatal(err)
+			}
+			if c := b.wait(); c.Res != 512 {
+				t.Errorf("%s, opcode %d: %s, want 512", mode, op, text(c))
+			}
+			b.want("a read after the update", b.rw(hostring.OpReadFixed, fixed, 1, 0, 0, 0, 512), -int32(unix.EFAULT))
+			if err := r.UpdateBuffers(0, r.spec.Buffers[:1]); err != nil {
+				t.Fatal(err)
+			}
+		}
+	}
+}
+
+// TestReadThatWaitsForItsTurnSurvivesItsBuffer: a READ names no buffer, and that it was in
+// one when it was taken does not bind it to that.
+func TestReadThatWaitsForItsTurnSurvivesItsBuffer(t *testing.T) {
+	for _, mode := range modes {
+		b := relayBench(t, mode, files(disks(8192), eventfd, pipe)(t))
+		read := func(flags uint8, user uint64) hostring.SQE { return b.rw(hostring.OpRead, flags, user, 0, 0, 0, 512) }
+		for i, batch := range [][]hostring.SQE{
+			{b.rw(hostring.OpRead, link, 1, 2, 0, 4096, 5), read(link, 2), read(fixed, 3)},
+			{b.rw(hostring.OpRead, fixed, 1, 2, 0, 4096, 5), read(drain, 2), read(fixed, 3)},
+		} {
+			b.submit(batch)
+			b.none()
+			all := b.ring.(*Ring).spec.Buffers[:1]
+			if err := b.ring.UpdateBuffers(0, []memmap.Range{{}}); err != nil {
+				t.Fatal(err)
+			}
+			if _, err := unix.Write(b.peer(3), []byte("hello")); err != nil {
+				t.Fatal(err)
+			}
+			for range batch {
+				if c := b.wait(); c.Res != 512 && c.UserData != 1 || c.Res != 5 && c.UserData == 1 {
+					t.Errorf("%s, batch %d: %s", mode, i, text(c))
+				}
+			}
+			if err := b.ring.UpdateBuffers(0, all); err != nil {
+				t.Fatal(err)
+			}
+		}
 	}
 }
 
