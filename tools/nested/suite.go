@@ -36,8 +36,9 @@ type suite struct {
 	stdout, stderr io.Writer
 
 	images *images.Cache
-	guests string // directory of guests' files, one below it for each kernel
-	self   string // this program
+	guests string          // directory of guests' files, one below it for each kernel
+	self   string          // this program
+	made   map[string]bool // guests' files of this run, by kernel, and the root disk
 	done   []result
 }
 
@@ -502,6 +503,9 @@ const fioFile = "fio.cpio"
 
 // makeGuest makes the files of one guest kernel.
 func (s *suite) makeGuest(ctx context.Context, kernel string) error {
+	if s.made[kernel] {
+		return nil
+	}
 	dir := filepath.Join(s.guests, kernel)
 	for _, o := range []images.BuildOptions{{Kernel: kernel, Fio: true, XFS: true}, {Kernel: kernel}} {
 		if err := s.images.Build(ctx, dir, o); err != nil {
@@ -513,7 +517,16 @@ func (s *suite) makeGuest(ctx context.Context, kernel string) error {
 			}
 		}
 	}
+	s.keep(kernel)
 	return nil
+}
+
+// keep notes that what has been made need not be made again for a later step.
+func (s *suite) keep(what string) {
+	if s.made == nil {
+		s.made = map[string]bool{}
+	}
+	s.made[what] = true
 }
 
 // rootSize is the root disk's size in bytes.
@@ -522,7 +535,14 @@ const rootSize = 384 << 20
 // makeRoot makes the root disk, which all guest kernels use.
 func (s *suite) makeRoot(ctx context.Context) (string, error) {
 	path := filepath.Join(s.guests, images.RootFile)
-	return path, s.images.BuildRoot(ctx, path, rootSize)
+	if s.made[images.RootFile] {
+		return path, nil
+	}
+	if err := s.images.BuildRoot(ctx, path, rootSize); err != nil {
+		return path, err
+	}
+	s.keep(images.RootFile)
+	return path, nil
 }
 
 // makeLiburing builds the programs of guest/liburing/programs, and returns their directory.
