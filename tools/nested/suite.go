@@ -78,6 +78,7 @@ const (
 	withLinuxGuests = "^TestLinux"
 	withMuchRAM     = "^TestLinuxWithMoreThan4GiB$"
 	withLiburing    = "^TestLinuxLiburing$"
+	longWithLinux   = "^TestLinuxUnbindsWhile"                                                                                                                                                                                                                                           // the whole matrix has it
 	longOnTCG       = "^Test(RunLeavesNothingInTheProcess|ChecksumIsSha256sum|WatchdogSleepsWithTheRing|FloodStopsTheRing|BenchMeasuresEveryEngine|BenchMeasuresSeveralGuests|BenchSharesSQThreads|PolledStretchMakesNoSystemCall|ChecksumOfADirectDisk|CrowdedFleetSharesOneSQThread)$" // make test has them, on the host
 	bootsLinux      = "^TestLinux(FindsItsDisk|RootDisk|PowerOff|Panic|Discard)"
 	linuxBoots      = "^TestLinux(PowerOff|Panic|Shell|GoesOn|RootDisk|AsELF|FindsItsDisk|WithEightCPUs)"
@@ -105,8 +106,7 @@ func steps(full bool) []step {
 	ci := []step{
 		{name: "driver, images, machine", packages: []string{"./images/...", "./tools/nested"}, run: ".", full: full, timeout: 30 * time.Minute},
 		{name: "bare guests", host: "6.12", packages: some, run: withBareGuests, skip: longOnTCG, timeout: 10 * time.Minute},
-		{name: "Linux guests", host: "6.12", guests: []string{"6.1", "6.12"}, packages: linux, run: withLinuxGuests, skip: withMuchRAM + "|" + withLiburing + "|" + linuxPolling, cpus: 1, each: true, together: []string{quickWithLinux, disksWithLinux, programsWithLinux}, timeout: 10 * time.Minute},
-		{name: "RAM above 4 GiB", host: "6.12", guests: []string{"6.12"}, packages: linux, run: withMuchRAM, memory: 7168, cpus: 1, each: true, timeout: 5 * time.Minute},
+		{name: "Linux guests", host: "6.12", guests: []string{"6.1", "6.12"}, packages: linux, run: withLinuxGuests, skip: withMuchRAM + "|" + withLiburing + "|" + linuxPolling + "|" + longWithLinux, cpus: 1, each: true, together: []string{quickWithLinux, disksWithLinux, programsWithLinux}, timeout: 10 * time.Minute},
 		{name: "Linux: polling", host: "6.12", guests: []string{"6.12"}, packages: linux, run: linuxPolling, each: true, timeout: 5 * time.Minute},
 	}
 	if !full {
@@ -115,7 +115,8 @@ func steps(full bool) []step {
 	all := images.KernelNames()
 	guests := []string{"6.1", "6.12", "newest"}
 	return []step{
-		ci[0], ci[3],
+		ci[0],
+		{name: "RAM above 4 GiB", host: "6.12", guests: []string{"6.12"}, packages: linux, run: withMuchRAM, memory: 7168, cpus: 1, each: true, timeout: 5 * time.Minute},
 		{name: "liburing", host: "6.12", guests: []string{"6.12"}, liburing: true, packages: linux, run: withLiburing, cpus: 1, each: true, timeout: 10 * time.Minute},
 		{name: "bare guests", host: "6.12", packages: bare, run: withBareGuests, full: true, timeout: 30 * time.Minute},
 		{name: "Linux: boot and console", host: "6.12", guests: guests, packages: linux, run: linuxBoots, full: true, cpus: 1, each: true, timeout: time.Hour},

@@ -126,7 +126,11 @@ func TestChecksumIsSha256sum(t *testing.T) {
 		{"three bytes", small},
 	} {
 		for _, backend := range workingBackends(t) {
-			for _, keys := range []string{"", ",rings=1,entries=1", ",entries=8", ",sqpoll=off"} {
+			all := []string{"", ",rings=1,entries=1", ",entries=8", ",sqpoll=off"}
+			if disk.path != image {
+				all = all[1:2] // one request after the other: what is left at the end, too
+			}
+			for _, keys := range all {
 				t.Run(disk.name+"/"+backend+keys, func(t *testing.T) { checksumIs(t, disk.path, backend, keys) })
 			}
 		}

@@ -49,9 +49,7 @@ func TestFleetHasItsRAMBeforeADiskBoundsIt(t *testing.T) {
 	if err := os.WriteFile(large, make([]byte, 4096), 0o600); err != nil {
 		t.Fatal(err)
 	}
-	for range 3 {
-		machines += "  - {guest: checksum, memory: 64M, disk: \"" + large + ",readonly=on,backend=relay\"}\n"
-	}
+	machines += "  - {guest: checksum, memory: 64M, disk: \"" + large + ",readonly=on,backend=relay\"}\n"
 	c := newCommand(t, "run", "--config", configFile(t, machines))
 	if status := c.finish(); status != exitOK {
 		t.Errorf("exit status %d; stdout:\n%s\nstderr:\n%s", status, &c.stdout, &c.stderr)
