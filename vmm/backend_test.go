@@ -20,6 +20,38 @@ import (
 	"github.com/uringpv/uringpv/memmap"
 )
 
+// leastMemory is the smallest guest RAM. It goes with the test, before what looks for leaks.
+func leastMemory(t *testing.T) *memmap.Memory {
+	t.Helper()
+	l, err := memmap.NewLayout(memmap.MinRAM)
+	if err != nil {
+		t.Fatal(err)
+	}
+	m, err := memmap.New(l, memmap.Options{})
+	if err != nil {
+		t.Fatal(err)
+	}
+	t.Cleanup(func() { m.Close() })
+	return m
+}
+
+// emptyDisk is a disk without blocks that goes with the test.
+func emptyDisk(t *testing.T, size int64) uringpv.File {
+	t.Helper()
+	f, err := os.Create(filepath.Join(t.TempDir(), "disk"))
+	if err != nil {
+		t.Fatal(err)
+	}
+	t.Cleanup(func() { f.Close() })
+	if err := f.Truncate(size); err != nil {
+		t.Fatal(err)
+	}
+	return uringpv.File{
+		FD: int(f.Fd()), Kind: abi.FileDisk, Name: "disk", BlockSize: 512, DIOMemAlign: 1, DIOOffsetAlign: 1,
+		Size: func() (int64, error) { return size, nil },
+	}
+}
+
 // TestListenersStayBehindIsolated: its rings send messages that nobody looks at.
 func TestListenersStayBehindIsolated(t *testing.T) {
 	for _, kind := range []abi.Backend{abi.BackendPassthrough, abi.BackendIsolated} {
@@ -37,28 +69,9 @@ func TestLargestChoosesFirst(t *testing.T) {
 	if err := isolated.Supported(); err != nil {
 		t.Skipf("SKIPPED, NOT TESTED: this host has not all backends: %v", err)
 	}
-	l, err := memmap.NewLayout(memmap.MinRAM)
-	if err != nil {
-		t.Fatal(err)
-	}
-	m, err := memmap.New(l, memmap.Options{})
-	if err != nil {
-		t.Fatal(err)
-	}
-	defer m.Close()
+	m := leastMemory(t)
 	device := func(name string, size int64, c Choice) DeviceConfig {
-		f, err := os.Create(filepath.Join(t.TempDir(), name))
-		if err != nil {
-			t.Fatal(err)
-		}
-		t.Cleanup(func() { f.Close() })
-		if err := f.Truncate(size); err != nil {
-			t.Fatal(err)
-		}
-		return DeviceConfig{Name: name, Backend: c, Files: []uringpv.File{{
-			FD: int(f.Fd()), Kind: abi.FileDisk, Name: name, BlockSize: 512, DIOMemAlign: 1, DIOOffsetAlign: 1,
-			Size: func() (int64, error) { return size, nil },
-		}}}
+		return DeviceConfig{Name: name, Backend: c, Files: []uringpv.File{emptyDisk(t, size)}}
 	}
 	devices := []DeviceConfig{device("small", 1<<20, ChooseAuto), device("large", 1<<22, ChooseAuto), device("other", 1<<21, ChooseRelay)}
 	var got []string
@@ -94,29 +107,8 @@ func TestChoiceOfABackend(t *testing.T) {
 	if err := isolated.Supported(); err != nil {
 		t.Skipf("SKIPPED, NOT TESTED: this host has not all backends: %v", err)
 	}
-	l, err := memmap.NewLayout(memmap.MinRAM)
-	if err != nil {
-		t.Fatal(err)
-	}
-	m, err := memmap.New(l, memmap.Options{})
-	if err != nil {
-		t.Fatal(err)
-	}
-	defer m.Close()
-	disk := func(size int64) uringpv.File {
-		f, err := os.Create(filepath.Join(t.TempDir(), "disk"))
-		if err != nil {
-			t.Fatal(err)
-		}
-		t.Cleanup(func() { f.Close() })
-		if err := f.Truncate(size); err != nil {
-			t.Fatal(err)
-		}
-		return uringpv.File{
-			FD: int(f.Fd()), Kind: abi.FileDisk, Name: "disk", BlockSize: 512, DIOMemAlign: 1, DIOOffsetAlign: 1,
-			Size: func() (int64, error) { return size, nil },
-		}
-	}
+	m := leastMemory(t)
+	disk := func(size int64) uringpv.File { return emptyDisk(t, size) }
 	event, err := unix.Eventfd(0, unix.EFD_CLOEXEC|unix.EFD_NONBLOCK)
 	if err != nil {
 		t.Fatal(err)

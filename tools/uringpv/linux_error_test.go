@@ -71,13 +71,7 @@ func TestLinuxWithAFullHostFileSystem(t *testing.T) {
 				t.Error(err)
 			}
 		})
-		path := filepath.Join(dir, "disk.img")
-		if err := os.WriteFile(path, nil, 0o600); err != nil {
-			t.Fatal(err)
-		}
-		if err := os.Truncate(path, 64<<20); err != nil {
-			t.Fatal(err)
-		}
+		path := imageIn(t, dir, 64<<20)
 		r.disks = []string{path}
 		r.script = failing + `
 			failing dd if=/dev/zero of=/dev/upv0 bs=1M count=32 oflag=direct
@@ -212,13 +206,7 @@ func TestLinuxWaitsForAStuckHost(t *testing.T) {
 	inMachine(t)
 	eachLinuxOn(t, backendPassthrough, []int{2}, func(t *testing.T, r linuxRun) {
 		dir := freezable(t, 96<<20)
-		path := filepath.Join(dir, "disk.img")
-		if err := os.WriteFile(path, nil, 0o600); err != nil {
-			t.Fatal(err)
-		}
-		if err := os.Truncate(path, 64<<20); err != nil {
-			t.Fatal(err)
-		}
+		path := imageIn(t, dir, 64<<20)
 		r.fio = true
 		r.disks = []string{path}
 		r.script = `

@@ -197,7 +197,13 @@ func copySparse(t *testing.T, to, from string) {
 // image makes a file of size bytes for a disk, without blocks.
 func image(t *testing.T, size int64) string {
 	t.Helper()
-	path := filepath.Join(t.TempDir(), "disk.img")
+	return imageIn(t, t.TempDir(), size)
+}
+
+// imageIn is image in a directory that is there.
+func imageIn(t *testing.T, dir string, size int64) string {
+	t.Helper()
+	path := filepath.Join(dir, "disk.img")
 	f, err := os.Create(path)
 	if err != nil {
 		t.Fatal(err)

@@ -7,7 +7,6 @@ import (
 	"errors"
 	"fmt"
 	"os"
-	"path/filepath"
 	"regexp"
 	"runtime"
 	"strings"
@@ -248,13 +247,7 @@ func TestLinuxUnbindsWhileTheHostIsStuck(t *testing.T) {
 		r.withProgram(t)
 		programRings(&r)
 		dir := freezable(t, 96<<20)
-		path := filepath.Join(dir, "disk.img")
-		if err := os.WriteFile(path, nil, 0o600); err != nil {
-			t.Fatal(err)
-		}
-		if err := os.Truncate(path, 64<<20); err != nil {
-			t.Fatal(err)
-		}
+		path := imageIn(t, dir, 64<<20)
 		r.disks = []string{path}
 		r.script = `
 			dev=$(basename /sys/bus/pci/drivers/uringpv/0*)
