@@ -57,8 +57,10 @@ var probes = []struct {
 	{"one mapping for both rings (FEAT_SINGLE_MMAP)", "5.4", func() error { return tryFeature(FeatSingleMmap) }},
 	{"no dropped completions (FEAT_NODROP)", "5.5", func() error { return tryFeature(FeatNodrop) }},
 	{"CQSIZE", "5.5", func() error { return try(Config{Entries: 1, CQEntries: 8, Flags: SetupCQSize}, nil) }},
-	{FeatureSQPoll, "5.11", func() error { return try(Config{Entries: 1, Flags: SetupSQPoll}, nil) }},
-	{"SQ_AFF", "5.1", func() error { return try(Config{Entries: 1, Flags: SetupSQPoll | SetupSQAff}, nil) }},
+	{FeatureSQPoll, "5.11", func() error { return try(Config{Entries: 1, Flags: SetupSQPoll, SQThreadIdle: time.Millisecond}, nil) }},
+	{"SQ_AFF", "5.1", func() error {
+		return try(Config{Entries: 1, Flags: SetupSQPoll | SetupSQAff, SQThreadIdle: time.Millisecond}, nil)
+	}},
 	{"IOPOLL", "5.1", func() error { return try(Config{Entries: 1, Flags: SetupIOPoll}, nil) }},
 	{FeatureRestrictions, "5.10", func() error {
 		return try(Config{Entries: 1, Flags: SetupRDisabled}, func(r *Ring) error {

@@ -23,8 +23,9 @@ type Cache struct {
 	mirror string
 	report io.Writer
 
-	mu     sync.Mutex
-	suites map[suiteKey]*debian.Suite
+	mu        sync.Mutex // of what follows
+	suites    map[suiteKey]*debian.Suite
+	userlands map[string]*Userland // by the sums of their packages
 }
 
 // suiteKey names a suite's packages, or its source packages.
@@ -59,7 +60,7 @@ func OpenCache(o CacheOptions) (*Cache, error) {
 	if err := os.MkdirAll(dir, 0o755); err != nil {
 		return nil, err
 	}
-	return &Cache{dir: dir, mirror: o.Mirror, report: o.Report, suites: map[suiteKey]*debian.Suite{}}, nil
+	return &Cache{dir: dir, mirror: o.Mirror, report: o.Report, suites: map[suiteKey]*debian.Suite{}, userlands: map[string]*Userland{}}, nil
 }
 
 // Dir is the cache's directory.

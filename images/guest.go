@@ -68,7 +68,7 @@ func (c *Cache) BuildGuest(ctx context.Context, o GuestOptions) (*Guest, error) 
 	if err != nil {
 		return nil, err
 	}
-	u, err := NewUserland(ctx, packages)
+	u, err := c.Userland(ctx, packages)
 	if err != nil {
 		return nil, err
 	}

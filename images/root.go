@@ -53,11 +53,13 @@ func (c *Cache) RootTree(ctx context.Context) (*Tree, []string, error) {
 	all := NewTree()
 	var status strings.Builder
 	var made []string
-	for _, p := range packages {
-		if err := all.Package(ctx, p, func(string) bool { return true }); err != nil {
-			return nil, nil, err
-		}
-		if err := addControl(ctx, all, &status, p); err != nil {
+	read, err := readPackages(ctx, packages)
+	if err != nil {
+		return nil, nil, err
+	}
+	for n, p := range packages {
+		all.merge(read[n].tree)
+		if err := addControl(ctx, all, &status, p, read[n].names); err != nil {
 			return nil, nil, err
 		}
 		made = append(made, p.Name+" "+p.Version+" "+p.SHA256)
@@ -103,19 +105,16 @@ func (c *Cache) RootTree(ctx context.Context) (*Tree, []string, error) {
 	return t, made, nil
 }
 
-// addControl adds what dpkg remembers of a package (dpkg(1), deb-control(5)).
-func addControl(ctx context.Context, t *Tree, status *strings.Builder, p debian.Package) error {
+// addControl adds what dpkg remembers of a package whose files are names (dpkg(1),
+// deb-control(5)).
+func addControl(ctx context.Context, t *Tree, status *strings.Builder, p debian.Package, names []string) error {
 	var list strings.Builder
 	list.WriteString("/.\n")
-	err := p.Each(ctx, func(e debian.Entry) error {
-		list.WriteString("/" + e.Name + "\n")
-		return nil
-	})
-	if err != nil {
-		return err
+	for _, name := range names {
+		list.WriteString("/" + name + "\n")
 	}
 	files := map[string]node{}
-	err = p.EachControl(ctx, func(e debian.Entry) error {
+	err := p.EachControl(ctx, func(e debian.Entry) error {
 		b, err := io.ReadAll(e.Content)
 		if e.Typeflag == tar.TypeReg {
 			files[e.Name] = node{mode: e.FileInfo().Mode(), data: b}

@@ -4,7 +4,6 @@ package images
 
 import (
 	"archive/tar"
-	"context"
 	"fmt"
 	"io"
 	"io/fs"
@@ -15,8 +14,6 @@ import (
 	"time"
 
 	"github.com/cavaliergopher/cpio"
-
-	"github.com/uringpv/uringpv/images/debian"
 )
 
 // Tree is a root file system in memory. It is written as an initramfs or as an
@@ -62,33 +59,13 @@ func (i *Tree) Link(name, target string) {
 	i.add(name, node{mode: fs.ModeSymlink | 0o777, data: []byte(target)})
 }
 
-// Package adds a package's files; keep says which, by their names without a
-// leading slash.
-func (i *Tree) Package(ctx context.Context, p debian.Package, keep func(name string) bool) error {
-	return p.Each(ctx, func(e debian.Entry) error {
-		n := node{mode: e.FileInfo().Mode(), uid: e.Uid, gid: e.Gid}
-		switch {
-		case !keep(e.Name):
-			return nil
-		case e.Typeflag == tar.TypeDir:
-			if i.Has(e.Name) {
-				return nil
-			}
-		case e.Typeflag == tar.TypeSymlink:
-			n.data = []byte(e.Linkname)
-		case e.Typeflag == tar.TypeLink:
-			n = i.files[e.Linkname]
-		case e.Typeflag == tar.TypeReg:
-			var err error
-			if n.data, err = io.ReadAll(e.Content); err != nil {
-				return err
-			}
-		default:
-			return nil // no package of Debian's has device files
+// merge adds what is in o. A directory stays as it is where there is something already.
+func (i *Tree) merge(o *Tree) {
+	for name, n := range o.files {
+		if _, there := i.files[name]; !there || !n.mode.IsDir() {
+			i.files[name] = n
 		}
-		i.add(e.Name, n)
-		return nil
-	})
+	}
 }
 
 // Has says whether there is something at name.

@@ -20,14 +20,26 @@ type Userland struct {
 	all *Tree
 }
 
-// NewUserland reads packages.
-func NewUserland(ctx context.Context, packages []debian.Package) (*Userland, error) {
-	u := &Userland{NewTree()}
-	for _, p := range packages {
-		if err := u.all.Package(ctx, p, func(string) bool { return true }); err != nil {
-			return nil, err
-		}
+// Userland reads packages, each set of them once.
+func (c *Cache) Userland(ctx context.Context, packages []debian.Package) (*Userland, error) {
+	key := sums(packages)
+	c.mu.Lock()
+	u := c.userlands[key]
+	c.mu.Unlock()
+	if u != nil {
+		return u, nil
 	}
+	read, err := readPackages(ctx, packages)
+	if err != nil {
+		return nil, err
+	}
+	u = &Userland{NewTree()}
+	for _, p := range read {
+		u.all.merge(p.tree)
+	}
+	c.mu.Lock()
+	c.userlands[key] = u
+	c.mu.Unlock()
 	return u, nil
 }
 

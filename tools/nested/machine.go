@@ -74,7 +74,7 @@ func prepare(ctx context.Context, c *images.Cache, kernel string) (string, error
 		inputs = append(inputs, p.SHA256)
 	}
 	return c.Made(ctx, "nested-"+kernel, strings.Join(inputs, "\n"), func(dir string) error {
-		initrd, err := baseInitrd(ctx, k, packages, init)
+		initrd, err := baseInitrd(ctx, c, k, packages, init)
 		if err != nil {
 			return err
 		}
@@ -107,9 +107,9 @@ func openMachine(dir string) (machine, error) {
 }
 
 // baseInitrd is the machine's root file system: userland, modules, and init.
-func baseInitrd(ctx context.Context, k *images.Kernel, packages []debian.Package, init []byte) ([]byte, error) {
+func baseInitrd(ctx context.Context, c *images.Cache, k *images.Kernel, packages []debian.Package, init []byte) ([]byte, error) {
 	root := images.NewTree()
-	userland, err := images.NewUserland(ctx, packages)
+	userland, err := c.Userland(ctx, packages)
 	if err != nil {
 		return nil, err
 	}

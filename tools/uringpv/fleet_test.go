@@ -44,7 +44,7 @@ func TestFleetHasItsRAMBeforeADiskBoundsIt(t *testing.T) {
 	if err := os.WriteFile(disk, make([]byte, 1<<20), 0o600); err != nil {
 		t.Fatal(err)
 	}
-	machines := "machines:\n  - {guest: selftest, disk: \"" + disk + ",backend=passthrough\"}\n"
+	machines := "machines:\n  - {guest: checksum, disk: \"" + disk + ",backend=passthrough\"}\n"
 	large := filepath.Join(t.TempDir(), "large.img")
 	if err := os.WriteFile(large, make([]byte, 4096), 0o600); err != nil {
 		t.Fatal(err)

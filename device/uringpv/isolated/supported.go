@@ -9,6 +9,7 @@ import (
 	"log/slog"
 	"slices"
 	"sync"
+	"time"
 
 	"golang.org/x/sys/unix"
 
@@ -101,7 +102,7 @@ func try() (undo func() error, err error) {
 	}
 	undos = append(undos, func() error { return unix.Close(doorbell) })
 	s := uringpv.RingSpec{
-		SQEntries: 1, CQEntries: 2, Flags: hostring.SetupSQPoll, SQThreadCPU: -1,
+		SQEntries: 1, CQEntries: 2, Flags: hostring.SetupSQPoll, SQThreadCPU: -1, SQThreadIdle: time.Millisecond,
 		Memory: m, Buffers: l.Buffers(), WholeRAM: true, Policy: b.caps.Policy,
 		DoorbellFD: doorbell, VectorFD: -1,
 		Stopped: func(error) {}, Logger: b.log,
