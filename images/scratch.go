@@ -51,6 +51,7 @@ func NewScratch(dir string, size int64, fill Fill) (*Scratch, error) {
 	if err != nil {
 		return nil, scratchError(dir, err)
 	}
+	keepAccessTime(f)
 	s := &Scratch{f: f, size: size}
 	if err := s.fill(fill); err != nil {
 		return nil, scratchError(dir, errors.Join(err, s.Close()))
@@ -84,6 +85,16 @@ func unnamed(dir string) (*os.File, error) {
 		return nil, errors.Join(err, f.Close())
 	}
 	return f, nil
+}
+
+// keepAccessTime has the file system take no note of when f is read, where it can:
+// nobody asks, and each read is faster (FS_NOATIME_FL, ioctl_iflags(2)).
+func keepAccessTime(f *os.File) {
+	const noAtime = 0x80
+	flags, err := unix.IoctlGetUint32(int(f.Fd()), unix.FS_IOC_GETFLAGS)
+	if err == nil {
+		_ = unix.IoctlSetPointerInt(int(f.Fd()), unix.FS_IOC_SETFLAGS, int(flags|noAtime))
+	}
 }
 
 func (s *Scratch) fill(fill Fill) error {

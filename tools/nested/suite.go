@@ -107,7 +107,7 @@ func steps(full bool) []step {
 		{name: "driver, images, machine", packages: []string{"./images/...", "./tools/nested"}, run: ".", full: full, timeout: 30 * time.Minute},
 		{name: "bare guests", host: "6.12", packages: some, run: withBareGuests, skip: longOnTCG, timeout: 10 * time.Minute},
 		{name: "Linux guests", host: "6.12", guests: []string{"6.1", "6.12"}, packages: linux, run: withLinuxGuests, skip: withMuchRAM + "|" + withLiburing + "|" + linuxPolling + "|" + longWithLinux, cpus: 1, each: true, together: []string{quickWithLinux, disksWithLinux, programsWithLinux}, timeout: 10 * time.Minute},
-		{name: "Linux: polling", host: "6.12", guests: []string{"6.12"}, packages: linux, run: linuxPolling, each: true, timeout: 5 * time.Minute},
+		{name: "Linux: polling", host: "6.12", guests: []string{"6.12"}, packages: linux, run: linuxPolling, each: true, together: []string{linuxPolling}, timeout: 5 * time.Minute},
 	}
 	if !full {
 		return ci

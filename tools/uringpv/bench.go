@@ -3,11 +3,16 @@
 package main
 
 import (
+	"errors"
 	"fmt"
+	"io/fs"
+	"os"
+	"path/filepath"
 	"slices"
 	"time"
 
 	"github.com/spf13/cobra"
+	"golang.org/x/sys/unix"
 )
 
 // Engines of a benchmark: who does the I/O.
@@ -111,7 +116,7 @@ nothing) or fsync (the file's flush). By default the loop polls; with --irq on i
 sleeps until an interrupt comes (native: an eventfd).
 
 The engines take turns within each round, so that what else the host does hits all
-of them. The table has medians over the rounds; the ratio is to native in the same
+of them; on a terminal a line shows how far it is. The table has medians over the rounds; the ratio is to native in the same
 round, with the smallest and the largest beside it. Latencies are from a request's
 making to its completion's being seen. VM exits are without those that the host's
 own interrupts cause. CPU is in processors: the vCPU's (native: the loop's) thread,
@@ -180,6 +185,33 @@ func (o *benchOptions) validate(sizeGiven bool) error {
 		if need := o.block * byteSize(depth*o.rings.value); need > maxBenchBuffer {
 			return usagef("--iodepth %d: with --bs %s and --rings %d the buffers would be %s; %s are the most", depth, o.block, o.rings.value, need, byteSize(maxBenchBuffer))
 		}
+	}
+	// Not when all is measured.
+	if err := canWrite(o.json); o.json != "-" && err != nil {
+		return usagef("--json %s: %v", o.json, err)
+	}
+	if err := canWrite(o.plot); err != nil {
+		return usagef("--plot %s: %v", o.plot, err)
+	}
+	return nil
+}
+
+// canWrite is nil if a file can be written at path, or if path is empty. It leaves
+// what is there as it is.
+func canWrite(path string) error {
+	if path == "" {
+		return nil
+	}
+	f, err := os.OpenFile(path, os.O_WRONLY, 0)
+	if err == nil {
+		return f.Close()
+	}
+	if !errors.Is(err, fs.ErrNotExist) {
+		return err.(*fs.PathError).Err
+	}
+	dir := filepath.Dir(path)
+	if err := unix.Access(dir, unix.W_OK|unix.X_OK); err != nil {
+		return fmt.Errorf("no file can be made in %s: %w", dir, err)
 	}
 	return nil
 }

@@ -126,7 +126,7 @@ func engineAxis(p *plot.Plot, rows []row) {
 	p.X.Tick.Label.Rotation = math.Pi / 6
 	p.X.Tick.Label.XAlign, p.X.Tick.Label.YAlign = text.XRight, text.YCenter
 	p.X.Min, p.X.Max = -0.6, float64(len(rows))-0.4
-	p.BackgroundColor = color.Transparent // the title is above
+	p.BackgroundColor = nil // the title is above
 }
 
 // ratePlot has a bar for each engine.

@@ -113,7 +113,9 @@ func (b *bencher) working(ctx context.Context, r *benchReport) ([]string, error)
 	var last error
 	for _, e := range b.options.engines.values {
 		if len(b.options.settings([]string{e})) == 0 {
-			r.skipped = append(r.skipped, runSkip{e, fmt.Sprintf("it is measured with one guest, and --guests is %s", &b.options.guests)})
+			why := fmt.Sprintf("it is measured with one guest, and --guests is %s", &b.options.guests)
+			b.log.Warn("engine is left out", "engine", e, "why", why)
+			r.skipped = append(r.skipped, runSkip{e, why})
 			continue
 		}
 		err := b.cannot(e)

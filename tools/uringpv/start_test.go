@@ -86,6 +86,6 @@ func firstIO(program, disk, backend, memory string) (took time.Duration, own int
 		break
 	}
 	took = time.Since(begin)
-	own, err = ownMemory(cmd.Process.Pid)
+	own, err = memoryOfAll(cmd.Process.Pid)
 	return took, own, err
 }

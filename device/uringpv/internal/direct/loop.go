@@ -30,8 +30,9 @@ const (
 
 	// infoTries is how often to ask for the kernel's counters at a time, which it does
 	// not tell while the SQ thread has the ring's lock. That of a flooded ring has it
-	// nearly always; a try takes a few microseconds.
-	infoTries = 4096
+	// nearly always; a try takes a few microseconds. More tries would say no more: if so
+	// many fail the thread does not run, and has its lock until it does.
+	infoTries = 256
 
 	// glances is how often the watchdog first asks but once, and glance the time
 	// between two: it may be that the SQ thread does not run because the watchdog
