@@ -21,9 +21,10 @@ import (
 
 // Chosen is the backend that a device got, and why.
 type Chosen struct {
-	Device  string
-	Backend string
-	Why     string
+	Device   string
+	Backend  string
+	Why      string
+	Fallback bool // with ChooseAuto: a faster one was tried, and cannot serve the device here
 }
 
 // backends are the ways, fastest first, in which a device may be served.
@@ -167,7 +168,7 @@ func chooseBackend(c *DeviceConfig, m *memmap.Memory, log *slog.Logger) (uringpv
 		if !auto || !anotherMayServe(err) {
 			return nil, got, last
 		}
-		not = append(not, err.Error())
+		not, got.Fallback = append(not, err.Error()), true
 	}
 	if last == nil {
 		last = fmt.Errorf("device %s: backend %q: must be auto, relay, passthrough or isolated", c.Name, c.Backend)

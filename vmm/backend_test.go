@@ -162,6 +162,9 @@ func TestChoiceOfABackend(t *testing.T) {
 			if got.Backend != string(tt.want) || b.Kind().String() != string(tt.want) || !strings.Contains(got.Why, tt.why) {
 				t.Errorf("%s, because %s; want %s, %q", got.Backend, got.Why, tt.want, tt.why)
 			}
+			if tried := tt.why == "RLIMIT_FSIZE" || tt.why == "any address"; got.Fallback != tried {
+				t.Errorf("a faster backend was tried: %v, want %v", got.Fallback, tried)
+			}
 			if has := caps.Opcodes.Has(hostring.OpReadv); has != (tt.want == ChooseIsolated) && tt.want != ChooseRelay {
 				t.Errorf("%s has pointers: %v", tt.want, has)
 			}

@@ -17,8 +17,9 @@ import (
 // ErrNoLinux says that the host's KVM cannot run a Linux kernel.
 var ErrNoLinux = errors.New("this host's KVM cannot run a Linux kernel")
 
-// linuxCheckTime is more than enough for a few instructions.
-const linuxCheckTime = time.Second
+// linuxCheckTime is more than enough for a few instructions, and half of the second in
+// which a user is to hear of it.
+const linuxCheckTime = time.Second / 2
 
 // CheckLinux runs a few instructions at CPL 0 in a throwaway machine: a KVM
 // without VT-x or AMD-V emulates such code, and lacks some that every Linux

@@ -106,6 +106,16 @@ func (o *linuxOptions) fullCmdline(disks []diskSpec) (string, error) {
 	return strings.Join(words, " "), nil
 }
 
+// logBackend says which backend a device got, without -v only if the fastest cannot
+// serve it here.
+func logBackend(ctx context.Context, log *slog.Logger, b vmm.Chosen) {
+	level, what := slog.LevelInfo, "backend"
+	if b.Fallback {
+		level, what = slog.LevelWarn, "not the fastest backend"
+	}
+	log.Log(ctx, level, what, "device", b.Device, "backend", b.Backend, "why", oneLine(b.Why))
+}
+
 // panicError is a guest whose kernel has panicked.
 type panicError struct{}
 
@@ -182,7 +192,7 @@ func (o *runOptions) runLinux(ctx context.Context, stdin io.Reader, stdout, stde
 	}
 	defer finally(&err, log, vm.Close)
 	for _, b := range vm.Backends() {
-		log.Info("backend", "device", b.Device, "backend", b.Backend, "why", oneLine(b.Why))
+		logBackend(ctx, log, b)
 	}
 	ctx, cancel := context.WithCancelCause(ctx)
 	defer cancel(nil)

@@ -108,7 +108,7 @@ func (m *machine) run(ctx context.Context) (out outcome, err error) {
 	backends := vm.Backends()
 	for i, b := range backends {
 		if i != m.subject {
-			m.log.Info("backend", "device", b.Device, "backend", b.Backend, "why", oneLine(b.Why))
+			logBackend(ctx, m.log, b)
 		}
 	}
 	m.begin(backends[m.subject])

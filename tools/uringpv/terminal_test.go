@@ -3,11 +3,15 @@
 package main
 
 import (
+	"fmt"
 	"io"
 	"os"
 	"path/filepath"
 	"strings"
 	"testing"
+	"time"
+
+	"golang.org/x/sys/unix"
 
 	"pgregory.net/rapid"
 )
@@ -79,4 +83,83 @@ func TestInitrdsFollowEachOtherAligned(t *testing.T) {
 			t.Errorf("%s: %v", bad, err)
 		}
 	}
+}
+
+// TestATerminalIsRawUntilClose: every key is the guest's but for Ctrl-a x, and the
+// terminal is given back as it was.
+func TestATerminalIsRawUntilClose(t *testing.T) {
+	user, tty := openPty(t)
+	termios := func() unix.Termios {
+		got, err := unix.IoctlGetTermios(int(tty.Fd()), unix.TCGETS)
+		if err != nil {
+			t.Fatal(err)
+		}
+		return *got
+	}
+	before := termios()
+	if before.Lflag&(unix.ICANON|unix.ISIG|unix.ECHO) != unix.ICANON|unix.ISIG|unix.ECHO {
+		t.Fatalf("a fresh terminal has the flags %x", before.Lflag)
+	}
+	fed, left := make(chan string, 10), make(chan struct{})
+	term, err := openTerminal(tty, func(b []byte) int { fed <- string(b); return len(b) }, func() { close(left) })
+	if err != nil {
+		t.Fatal(err)
+	}
+	raw := termios()
+	if raw.Lflag&(unix.ICANON|unix.ISIG|unix.ECHO) != 0 || raw.Iflag&(unix.ICRNL|unix.IXON) != 0 || raw.Oflag != before.Oflag {
+		t.Errorf("flags %x, %x, %x while the guest has the terminal", raw.Lflag, raw.Iflag, raw.Oflag)
+	}
+	// Ctrl-c and Ctrl-z, a carriage return, and no line's end.
+	const keys = "\x03\x1a\rx"
+	if _, err := user.WriteString(keys); err != nil {
+		t.Fatal(err)
+	}
+	for got := ""; got != keys; {
+		select {
+		case s := <-fed:
+			got += s
+		case <-time.After(10 * time.Second):
+			t.Fatalf("the guest got %q, want %q", got, keys)
+		}
+		if !strings.HasPrefix(keys, got) {
+			t.Fatalf("the guest got %q, want %q", got, keys)
+		}
+	}
+	if _, err := user.WriteString("\x01x"); err != nil {
+		t.Fatal(err)
+	}
+	select {
+	case <-left:
+	case <-time.After(10 * time.Second):
+		t.Error("Ctrl-a x does not leave")
+	}
+	if err := term.Close(); err != nil {
+		t.Fatal(err)
+	}
+	if after := termios(); after != before {
+		t.Errorf("the terminal was %+v and is %+v", before, after)
+	}
+}
+
+// openPty opens a pseudo-terminal: the end of who types, and the terminal.
+func openPty(t *testing.T) (user, tty *os.File) {
+	t.Helper()
+	user, err := os.OpenFile("/dev/ptmx", os.O_RDWR|unix.O_NOCTTY, 0)
+	if err != nil {
+		t.Fatal(err)
+	}
+	t.Cleanup(func() { user.Close() })
+	if err := unix.IoctlSetPointerInt(int(user.Fd()), unix.TIOCSPTLCK, 0); err != nil {
+		t.Fatal(err)
+	}
+	n, err := unix.IoctlGetInt(int(user.Fd()), unix.TIOCGPTN)
+	if err != nil {
+		t.Fatal(err)
+	}
+	tty, err = os.OpenFile(fmt.Sprintf("/dev/pts/%d", n), os.O_RDWR|unix.O_NOCTTY, 0)
+	if err != nil {
+		t.Fatal(err)
+	}
+	t.Cleanup(func() { tty.Close() })
+	return user, tty
 }
