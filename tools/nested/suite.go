@@ -80,15 +80,15 @@ const (
 	withLiburing    = "^TestLinuxLiburing$"
 	longWithLinux   = "^TestLinuxUnbindsWhile"                                                                                                                                                                                                                                           // the whole matrix has it
 	longOnTCG       = "^Test(RunLeavesNothingInTheProcess|ChecksumIsSha256sum|WatchdogSleepsWithTheRing|FloodStopsTheRing|BenchMeasuresEveryEngine|BenchMeasuresSeveralGuests|BenchSharesSQThreads|PolledStretchMakesNoSystemCall|ChecksumOfADirectDisk|CrowdedFleetSharesOneSQThread)$" // make test has them, on the host
-	bootsLinux      = "^TestLinux(FindsItsDisk|RootDisk|PowerOff|Panic|Discard)"
-	linuxBoots      = "^TestLinux(PowerOff|Panic|Shell|GoesOn|RootDisk|AsELF|FindsItsDisk|WithEightCPUs)"
+	bootsLinux      = "^TestLinux(DisksOfDifferent|FindsItsDisk|RootDisk|PowerOff|Panic|Discard)"
+	linuxBoots      = "^TestLinux(DisksOfDifferent|PowerOff|Panic|Shell|GoesOn|RootDisk|AsELF|FindsItsDisk|WithEightCPUs)"
 	linuxData       = "^TestLinux(VerifiedIO|FileSystems|Discard|ReadOnlyDisk|PolledQueues|SeesACapacity)"
 	linuxFaults     = "^TestLinux(LoadsAndUnloads|ResetLoses|Acknowledged|WithATruncated|WithAFull|WithABad|WaitsForAStuck)"
 	linuxPrograms   = "^TestLinux(ProgramsUseE|ProgramsUseMed|ProgramsMay|ProgramsHarm|RingsOutlive|UnbindsWhile)"
 	linuxPolling    = "^TestLinux(MappedReads|ProgramsUseMapped)" // the guest polls, and so does the host
 	linuxAtOnce     = "^TestLinux(VerifiedIO|ResetLoses|ProgramsMayDoAnything)"
 	// Of a size that suits a machine for all of them.
-	quickWithLinux    = "^TestLinux(PowerOff|Panic|Shell|GoesOn|AsELF|FindsItsDisk|WithEight|ReadOnly)"
+	quickWithLinux    = "^TestLinux(DisksOfDifferent|PowerOff|Panic|Shell|GoesOn|AsELF|FindsItsDisk|WithEight|ReadOnly)"
 	disksWithLinux    = "^TestLinux(Discard|PolledQueues|SeesACapacity|LoadsAndUnloads|WithATruncated|WithAFull|WithABad)"
 	programsWithLinux = "^TestLinux(Programs|RingsOutlive)"
 )
