@@ -152,7 +152,7 @@ file system of the directory for temporary files. What writes, writes over --fil
 	f.Var(&o.irq, "irq", "sleep until an interrupt comes instead of polling")
 	f.Var(&o.rings, "rings", "rings, all driven by the one loop")
 	f.Var(&o.guests, "guests", "guests at the same time, one or several numbers of them")
-	f.Var(&o.sqThread, "sqpoll-thread", "an SQ thread for each ring of passthrough, or one for all; auto: one if there are several guests")
+	f.Var(&o.sqThread, "sqpoll-thread", "an SQ thread for each ring of passthrough, or one for all; auto: one if there are more rings than half of the CPUs")
 	f.BoolVar(&o.hugePages, "huge-pages", false, "take the guests' RAM from the host's pool of 2 MiB pages (not virtio-blk's)")
 	f.StringVar(&o.json, "json", "", "write the rows to `PATH`; - is stdout, instead of the table")
 	f.StringVar(&o.plot, "plot", "", "draw IOPS and latencies to `PATH`, as SVG")

@@ -9,6 +9,7 @@ import (
 	"io/fs"
 	"math/bits"
 	"os"
+	"runtime"
 	"sync"
 
 	"golang.org/x/sys/unix"
@@ -44,7 +45,7 @@ func (b *bencher) guest(ctx context.Context, what setting, args string, st *stre
 	d := b.disk
 	d.Rings, d.Entries = b.options.rings.value, 1<<bits.Len(uint(max(what.Depth-1, 0)))
 	d.SQPollThread = threadOwn
-	if what.Engine == enginePassthrough && b.options.sharesThread(what.Guests) {
+	if what.Engine == enginePassthrough && b.options.sharesThread(what.Guests, runtime.NumCPU()) {
 		d.SQPollThread = threadShared
 	}
 	m := machine{
@@ -60,9 +61,10 @@ func (b *bencher) guest(ctx context.Context, what setting, args string, st *stre
 	return err
 }
 
-// sharesThread says whether one SQ thread polls the rings of so many guests.
-func (o *benchOptions) sharesThread(guests int) bool {
-	return o.sqThread.value == threadShared || o.sqThread.value == threadAuto && guests > 1
+// sharesThread says whether one SQ thread polls all rings of so many guests on so many
+// CPUs.
+func (o *benchOptions) sharesThread(guests, cpus int) bool {
+	return o.sqThread.value == threadShared || o.sqThread.value == threadAuto && crowded(guests*o.rings.value, cpus)
 }
 
 // meeting is where guests wait for each other, on their vCPUs' threads: before the

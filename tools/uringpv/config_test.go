@@ -175,11 +175,34 @@ machines:
 // wanted gets that.
 func TestManyMachinesShareSQThreads(t *testing.T) {
 	for _, c := range []struct {
-		machines, cpus int
-		want           bool
+		rings, cpus int
+		want        bool
 	}{{1, 1, false}, {2, 1, true}, {2, 2, true}, {2, 4, false}, {3, 4, true}, {32, 64, false}, {33, 64, true}} {
-		if got := crowded(c.machines, c.cpus); got != c.want {
-			t.Errorf("%d machines on %d CPUs share: %v", c.machines, c.cpus, got)
+		if got := crowded(c.rings, c.cpus); got != c.want {
+			t.Errorf("%d rings on %d CPUs share: %v", c.rings, c.cpus, got)
+		}
+	}
+	for _, c := range []struct {
+		kernel string
+		cpus   int
+		disks  []string
+		want   int
+	}{
+		{"", 4, nil, 1},
+		{"", 4, []string{"a", "b,rings=8"}, 1},
+		{"vmlinuz", 4, nil, 0},
+		{"vmlinuz", 1, []string{"a"}, 1},
+		{"vmlinuz", 4, []string{"a", "b,rings=2", "c,rings=9"}, 10},
+	} {
+		o := newRunOptions()
+		o.cpus.value, o.linux.kernel = c.cpus, c.kernel
+		for _, d := range c.disks {
+			if err := o.disks.Set(d); err != nil {
+				t.Fatal(err)
+			}
+		}
+		if got := o.pollers(); got != c.want {
+			t.Errorf("--kernel %q --cpus %d --disk %q: %d rings in use, want %d", c.kernel, c.cpus, c.disks, got, c.want)
 		}
 	}
 	var l diskList

@@ -168,7 +168,7 @@ var diskKeys = map[string]diskKey{
 		get: func(d diskSpec) string { return d.SQPollIdle.String() },
 	},
 	"sqpoll-thread": {
-		hint: "auto|own|shared", doc: "passthrough rings have a thread each, or one for all; auto: one for all if there are more machines than half of the CPUs (default auto)",
+		hint: "auto|own|shared", doc: "passthrough rings have a thread each, or one for all; auto: one for all if more rings are in use at a time than half of the CPUs (default auto)",
 		set: func(d *diskSpec, v string) error {
 			c := choice{of: []string{threadAuto, threadOwn, threadShared}}
 			if err := c.Set(v); err != nil {

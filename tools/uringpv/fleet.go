@@ -4,6 +4,7 @@ package main
 
 import (
 	"bytes"
+	"cmp"
 	"context"
 	"encoding/json"
 	"fmt"
@@ -64,7 +65,11 @@ func (f *fleet) run(ctx context.Context) error {
 	for _, m := range f.machines {
 		width = max(width, len(m.name))
 	}
-	if crowded(len(f.machines), runtime.NumCPU()) {
+	pollers := 0
+	for _, m := range f.machines {
+		pollers += m.options.pollers()
+	}
+	if crowded(pollers, runtime.NumCPU()) {
 		for _, m := range f.machines {
 			m.options.crowded = true
 		}
@@ -113,9 +118,22 @@ func (f *fleet) run(ctx context.Context) error {
 	return nil
 }
 
-// crowded says whether so many machines are too many for each to have a vCPU and an SQ
-// thread that poll.
-func crowded(machines, cpus int) bool { return machines > 1 && 2*machines > cpus }
+// crowded says whether so many rings are too many for each to have a vCPU and an SQ thread
+// that poll.
+func crowded(rings, cpus int) bool { return rings > 1 && 2*rings > cpus }
+
+// pollers is how many rings of the machine are in use at a time, as far as can be told: a
+// built-in guest's one, and of a Linux guest one for each virtual CPU and disk.
+func (o *runOptions) pollers() int {
+	if _, linux := o.linux.given(); !linux {
+		return 1
+	}
+	n := 0
+	for _, d := range o.disks.disks {
+		n += min(cmp.Or(d.Rings, o.cpus.value), o.cpus.value)
+	}
+	return n
+}
 
 // barrier is where goroutines wait until all have come.
 type barrier struct {

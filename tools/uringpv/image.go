@@ -46,7 +46,8 @@ func newImageBuildCommand() *cobra.Command {
   initramfs.cpio   busybox, e2fsprogs, util-linux, fio and the driver, uringpv.ko,
                    built here with gcc and make; it goes on from a root disk, or
                    gives a shell
-  root.img         a minimal Debian 12 on ext4, where root logs in without a password
+  root.img         a minimal Debian 12 on ext4, where root logs in without a password.
+                   It has no kernel modules: the initramfs has loaded what it needs
   manifest.txt     the packages in them, and the checksums of all
 
 Packages come from the mirrors that this host's apt uses (or --mirror), are checked

@@ -50,7 +50,7 @@ type runOptions struct {
 	cpus      count
 	memory    byteSize
 	hugePages bool
-	crowded   bool   // there are many machines in this process
+	crowded   bool   // more rings of this process are in use at a time than SQ threads may poll
 	sized     func() // as vmm.Config has it
 	timeout   span
 	report    choice
@@ -268,6 +268,7 @@ func (o *runOptions) run(ctx context.Context, stdin io.Reader, stdout, stderr io
 	ctx, cancel := o.limited(ctx)
 	defer cancel()
 	log := newLogger(stderr, o.verbosity)
+	o.crowded = o.crowded || crowded(o.pollers(), runtime.NumCPU())
 	if _, linux := o.linux.given(); !linux {
 		return o.runBuiltin(ctx, stdout, stderr, log)
 	}
