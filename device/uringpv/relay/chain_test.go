@@ -85,13 +85,29 @@ func TestAnyBatchIsAsOnTheHost(t *testing.T) {
 				for i := range steps {
 					steps[i] = step{rapid.IntRange(0, 11).Draw(t, "kind"), rapid.SampledFrom(choices).Draw(t, "flags")}
 				}
-				native.counts = nil
-				want := native.batch(steps)
-				for name, b := range relays {
-					b.counts = native.counts
-					if have := b.batch(steps); !slices.Equal(have, want) {
-						t.Fatalf("%+v\n%s: %q\nhost: %q", steps, name, have, want)
+				differ := func() string {
+					native.counts = nil
+					want := native.batch(steps)
+					for name, b := range relays {
+						b.counts = native.counts
+						if have := b.batch(steps); !slices.Equal(have, want) {
+							return fmt.Sprintf("%+v\n%s: %q\nhost: %q", steps, name, have, want)
+						}
 					}
+					return ""
+				}
+				why := differ()
+				// How many CQEs come where some have none only time can tell, and on a busy host
+				// they are late.
+				for try := 0; why != "" && skipping && try < 2; try++ {
+					native.drop()
+					for _, b := range relays {
+						b.drop()
+					}
+					why = differ()
+				}
+				if why != "" {
+					t.Fatal(why)
 				}
 			})
 		})

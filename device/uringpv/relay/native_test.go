@@ -360,6 +360,15 @@ func files(lists ...func(testing.TB) []uringpv.File) func(testing.TB) []uringpv.
 // not be.
 const settle = 20 * time.Millisecond
 
+// drop takes the CQEs that are late, until there has been none for a second.
+func (b *bench) drop() {
+	for last := time.Now(); time.Since(last) < time.Second; time.Sleep(time.Millisecond) {
+		if _, ok := b.reap(); ok {
+			last = time.Now()
+		}
+	}
+}
+
 // all submits SQEs, some of which may have no CQE, and returns the CQEs there are. On
 // the host's ring it waits for a while in vain and counts them, on the relay's it
 // waits for as many, and a moment for more.
