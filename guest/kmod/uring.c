@@ -396,6 +396,7 @@ static int upv_do_setup(struct upv_uring *u, struct uringpv_user_setup *s)
 	struct uringpv_ring_setup d = {};
 	struct io_uring_params *p = &s->params;
 	void *lists = NULL;
+	const u8 *have;
 	u32 cq, i;
 	int ret;
 
@@ -403,6 +404,7 @@ static int upv_do_setup(struct upv_uring *u, struct uringpv_user_setup *s)
 	if (ret)
 		return ret;
 	u->mapped = s->flags & URINGPV_USER_MAPPED;
+	have = s->flags & URINGPV_USER_NO_EXTRA ? u->dev->identity.opcodes : u->user->opcodes;
 	u->sq_entries = p->sq_entries;
 	cq = p->cq_entries;
 	if (!u->mapped) /* as many requests may be under way as the device's CQ ring has entries */
@@ -416,11 +418,14 @@ static int upv_do_setup(struct upv_uring *u, struct uringpv_user_setup *s)
 		ret = upv_mapped_setup(u, s, &d, &lists);
 	} else {
 		u->params = *p;
-		ret = upv_med_init(u);
-		d.nr_slots = u->nr_entries ? u->first + u->nr_entries : 0;
+		/* Without these, what a request has to say of memory in pieces cannot be said. */
+		if (s->flags & URINGPV_USER_NO_EXTRA && !(upv_bit(have, IORING_OP_READV) && upv_bit(have, IORING_OP_WRITEV)))
+			return -EOPNOTSUPP;
 		for (i = 0; i < 8 * URINGPV_OPCODE_BYTES; i++)
 			if (upv_med_translates(i))
-				upv_want(&d, u->user->opcodes, i);
+				upv_want(&d, have, i);
+		ret = upv_med_init(u, upv_bit(d.opcodes, IORING_OP_ACCEPT));
+		d.nr_slots = u->nr_entries ? u->first + u->nr_entries : 0;
 	}
 	memcpy(u->opcodes, d.opcodes, sizeof(u->opcodes));
 	if (!ret && !memchr_inv(d.opcodes, 0, sizeof(d.opcodes)))
@@ -451,8 +456,8 @@ static long upv_setup(struct upv_uring *u, struct uringpv_user_setup __user *arg
 	if (copy_from_user(&s, arg, sizeof(s)))
 		return -EFAULT;
 	mapped = s.flags & URINGPV_USER_MAPPED;
-	if (s.flags & ~URINGPV_USER_MAPPED || memchr_inv(s.resv, 0, sizeof(s.resv)) || s.nr_chunks ||
-	    memchr_inv(s.params.resv, 0, sizeof(s.params.resv)) ||
+	if (s.flags & ~(mapped ? URINGPV_USER_MAPPED : URINGPV_USER_NO_EXTRA) ||
+	    memchr_inv(s.resv, 0, sizeof(s.resv)) || s.nr_chunks || memchr_inv(s.params.resv, 0, sizeof(s.params.resv)) ||
 	    s.params.flags & ~(UPV_SETUP_FLAGS | (mapped ? 0 : UPV_SETUP_MEDIATED)) || !upv_setup_agrees(s.params.flags))
 		return -EINVAL;
 	if (mapped ? !s.pool_len || !s.nr_files || s.nr_files > u->user->nr_files : s.pool_len || s.nr_files)

@@ -274,7 +274,7 @@ void upv_uring_ring(struct upv_uring *u);
 void upv_uring_queue(struct upv_uring *u, struct delayed_work *work, unsigned long delay);
 
 /* uring_io.c */
-int upv_med_init(struct upv_uring *u);
+int upv_med_init(struct upv_uring *u, bool accepts);
 void upv_med_exit(struct upv_uring *u);
 int upv_med_submit(struct upv_uring *u, u32 n);
 void upv_med_reap(struct upv_uring *u, bool flush);

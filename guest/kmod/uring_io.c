@@ -1337,7 +1337,7 @@ int upv_med_submit(struct upv_uring *u, u32 n)
 /* --- Memory --- */
 
 /* What the process maps, and the requests. The device's ring has been set up. */
-int upv_med_init(struct upv_uring *u)
+int upv_med_init(struct upv_uring *u, bool accepts)
 {
 	struct io_uring_params *p = &u->params;
 	size_t words = struct_size(u->words, cqes, p->cq_entries);
@@ -1363,7 +1363,7 @@ int upv_med_init(struct upv_uring *u)
 		upv_med_issues(u);
 	u->nothing = URINGPV_SLOT_EMPTY;
 	u->first = u->user->nr_files;
-	if (upv_bit(u->user->opcodes, IORING_OP_ACCEPT) && u->dev->identity.max_ring_files > u->first) {
+	if (accepts && u->dev->identity.max_ring_files > u->first) {
 		u->nr_entries = min(u->dev->identity.max_ring_files - u->first, UPV_MAX_ENTRIES);
 		u->entries = bitmap_zalloc(u->nr_entries, GFP_KERNEL_ACCOUNT);
 		u->emptying = bitmap_zalloc(u->nr_entries, GFP_KERNEL_ACCOUNT);

@@ -24,7 +24,8 @@
 #define URINGPV_IOC 0xb5
 
 /* uringpv_user_setup.flags */
-#define URINGPV_USER_MAPPED 0x1 /* the device's own ring, doorbell and a pool of memory are mapped */
+#define URINGPV_USER_MAPPED 0x1   /* the device's own ring, doorbell and a pool of memory are mapped */
+#define URINGPV_USER_NO_EXTRA 0x2 /* mediated: no opcodes for which another backend than the device's serves the ring */
 
 /* Offsets for mmap of a mapped ring, beside IORING_OFF_SQ_RING, _CQ_RING and _SQES. */
 #define URINGPV_OFF_DOORBELL 0x100000000ull /* a page; a 4-byte write to its start rings */

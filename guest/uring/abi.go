@@ -185,7 +185,8 @@ type userChunk struct {
 }
 
 const (
-	userMapped = 1
+	userMapped  = 1
+	userNoExtra = 2
 
 	offSQRing   = 0
 	offSQEs     = 0x10000000

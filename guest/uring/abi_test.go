@@ -36,15 +36,16 @@ func TestNumbersAreTheHeaders(t *testing.T) {
 		t.Fatal(err)
 	}
 	for name, want := range map[string]string{
-		"URINGPV_IOC":          "0xb5",
-		"URINGPV_USER_MAPPED":  fmt.Sprintf("%#x", userMapped),
-		"URINGPV_OFF_DOORBELL": fmt.Sprintf("%#xull", uint64(offDoorbell)),
-		"URINGPV_OFF_POOL":     fmt.Sprintf("%#xull", uint64(offPool)),
-		"URINGPV_IOC_SETUP":    "_IOWR(URINGPV_IOC, 1, struct uringpv_user_setup)",
-		"URINGPV_IOC_ENTER":    "_IOW(URINGPV_IOC, 2, struct uringpv_user_enter)",
-		"URINGPV_IOC_REGISTER": "_IOW(URINGPV_IOC, 3, struct uringpv_user_register)",
-		"URINGPV_IOC_CHUNK":    "_IOWR(URINGPV_IOC, 4, struct uringpv_user_chunk)",
-		"URINGPV_IOC_FILE":     "_IOR(URINGPV_IOC, 16, struct uringpv_user_file)",
+		"URINGPV_IOC":           "0xb5",
+		"URINGPV_USER_MAPPED":   fmt.Sprintf("%#x", userMapped),
+		"URINGPV_USER_NO_EXTRA": fmt.Sprintf("%#x", userNoExtra),
+		"URINGPV_OFF_DOORBELL":  fmt.Sprintf("%#xull", uint64(offDoorbell)),
+		"URINGPV_OFF_POOL":      fmt.Sprintf("%#xull", uint64(offPool)),
+		"URINGPV_IOC_SETUP":     "_IOWR(URINGPV_IOC, 1, struct uringpv_user_setup)",
+		"URINGPV_IOC_ENTER":     "_IOW(URINGPV_IOC, 2, struct uringpv_user_enter)",
+		"URINGPV_IOC_REGISTER":  "_IOW(URINGPV_IOC, 3, struct uringpv_user_register)",
+		"URINGPV_IOC_CHUNK":     "_IOWR(URINGPV_IOC, 4, struct uringpv_user_chunk)",
+		"URINGPV_IOC_FILE":      "_IOR(URINGPV_IOC, 16, struct uringpv_user_file)",
 	} {
 		m := regexp.MustCompile(`(?m)^#define ` + name + ` (.*?)( */\*.*)?$`).FindSubmatch(b)
 		if m == nil || string(m[1]) != want {

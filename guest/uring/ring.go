@@ -28,6 +28,11 @@ type Config struct {
 	Entries   uint32 // of the SQ ring; rounded up to a power of two
 	CQEntries uint32 // with SetupCQSize
 	Flags     uint32 // Setup*
+
+	// NoExtra leaves out the opcodes for which another backend than the device's
+	// would serve the ring. Probe says what is left. The error wraps EOPNOTSUPP if
+	// that is too little for a mediated ring, as with passthrough.
+	NoExtra bool
 }
 
 // Ring is a ring of a device's. One goroutine at a time may submit, and one may
@@ -62,6 +67,9 @@ type Ring struct {
 // that io_uring would refuse as well.
 func Open(path string, c Config) (_ *Ring, err error) {
 	s := userSetup{Entries: c.Entries, Params: abi.Params{CQEntries: c.CQEntries, Flags: c.Flags}}
+	if c.NoExtra {
+		s.Flags = userNoExtra
+	}
 	r := &Ring{}
 	if err := r.setup(path, &s); err != nil {
 		return nil, err
