@@ -27,9 +27,10 @@ void upv_admin_exit(struct upv_dev *dev)
 
 /*
  * Executes a command; payload, len bytes, goes in and comes back changed. The
- * command has been executed when the write to the doorbell is done.
+ * command has been executed when the write to the doorbell is done. epoch is how
+ * often the device was reset before.
  */
-int upv_command(struct upv_dev *dev, u32 op, u32 index, void *payload, u32 len)
+static int upv_execute(struct upv_dev *dev, u32 op, u32 index, void *payload, u32 len, unsigned int *epoch)
 {
 	struct upv_admin *a = dev->admin;
 	int ret;
@@ -60,7 +61,33 @@ int upv_command(struct upv_dev *dev, u32 op, u32 index, void *payload, u32 len)
 		ret = READ_ONCE(a->cmd.result);
 	if (!ret && len)
 		memcpy(payload, a->payload, len);
+	*epoch = dev->epoch;
+	if (op == URINGPV_CMD_RESET) /* with an error, too: rings that are not stuck have gone */
+		WRITE_ONCE(dev->epoch, dev->epoch + 1);
 	mutex_unlock(&dev->admin_lock);
+	if (ret == -EIO && op != URINGPV_CMD_RESET && upv_failed(dev))
+		upv_watch(dev);
 	/* A function that is gone reads as all ones. */
 	return ret > 0 || ret < -MAX_ERRNO || ret == -1 ? -EIO : ret;
+}
+
+int upv_command(struct upv_dev *dev, u32 op, u32 index, void *payload, u32 len)
+{
+	unsigned int epoch;
+
+	return upv_execute(dev, op, index, payload, len, &epoch);
+}
+
+/* RING_SETUP of a ring that is no more when the device's epoch is another. */
+int upv_ring_setup(struct upv_dev *dev, u32 index, struct uringpv_ring_setup *setup, unsigned int *epoch)
+{
+	return upv_execute(dev, URINGPV_CMD_RING_SETUP, index, setup, sizeof(*setup), epoch);
+}
+
+/* The device has gone, and its rings with it. */
+void upv_new_epoch(struct upv_dev *dev)
+{
+	mutex_lock(&dev->admin_lock);
+	WRITE_ONCE(dev->epoch, dev->epoch + 1);
+	mutex_unlock(&dev->admin_lock);
 }

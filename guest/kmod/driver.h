@@ -79,6 +79,7 @@ struct upv_dev {
 
 	struct mutex admin_lock; /* guards admin and the registers of commands */
 	struct upv_admin *admin;
+	unsigned int epoch; /* resets; written with admin_lock held */
 
 	struct uringpv_range *buffers; /* the buffer table */
 	unsigned int nr_buffers;
@@ -98,10 +99,10 @@ struct upv_dev {
 	unsigned int nr_disks;
 
 	struct mutex reset_lock; /* one start or stop of the rings at a time */
-	bool held, quiesced, stopped, dead; /* under reset_lock */
+	bool held, quiesced, stopped, dead; /* under reset_lock; stopped: there are no rings, for now or for good */
 	bool off; /* no new rings: the machine is going down */
 	bool have_irqs;
-	struct delayed_work reset_work, capacity_work;
+	struct delayed_work reset_work, watch_work, capacity_work;
 	unsigned int resets;
 	struct dentry *debugfs;
 };
@@ -119,6 +120,8 @@ extern struct upv_params upv_params;
 int upv_admin_init(struct upv_dev *dev);
 void upv_admin_exit(struct upv_dev *dev);
 int upv_command(struct upv_dev *dev, u32 op, u32 index, void *payload, u32 len);
+int upv_ring_setup(struct upv_dev *dev, u32 index, struct uringpv_ring_setup *setup, unsigned int *epoch);
+void upv_new_epoch(struct upv_dev *dev);
 
 /* ring.c */
 int upv_ring_init(struct upv_ring *ring);
@@ -139,7 +142,9 @@ void upv_disk_rescan(struct upv_disk *d);
 
 /* main.c */
 void upv_reset_soon(struct upv_dev *dev, unsigned long delay);
+void upv_watch(struct upv_dev *dev);
 bool upv_gone(struct upv_dev *dev);
+bool upv_failed(struct upv_dev *dev);
 
 /* uring.c */
 #define UPV_MAX_USER_RINGS 64

@@ -42,6 +42,9 @@ MODULE_PARM_DESC(user_pool_mb, "MiB of memory for one mapped ring of a program's
 /* How long a reset waits between tries while the host's I/O is stuck. */
 #define UPV_STUCK_WAIT (5 * HZ)
 
+/* How often to look whether the device has failed: it tells nobody, and who polls a ring asks for nothing. */
+#define UPV_WATCH HZ
+
 /* Memory may wait for disks, and disks for a reset. */
 static struct workqueue_struct *upv_reset_wq;
 
@@ -58,7 +61,7 @@ static int upv_rings_stop(struct upv_dev *dev)
 
 	for (i = 0; !ret && i < dev->nr_rings; i++)
 		upv_ring_stop(&dev->rings[i], BLK_STS_OK);
-	upv_user_reset(dev, ret); /* with an error, too: those that are not stuck have gone */
+	upv_user_reset(dev, ret);
 	return ret;
 }
 
@@ -83,6 +86,12 @@ bool upv_gone(struct upv_dev *dev)
 	return readl(dev->regs + URINGPV_REG_MAGIC) != URINGPV_MAGIC;
 }
 
+/* Has it stopped, for a fault of the host's? */
+bool upv_failed(struct upv_dev *dev)
+{
+	return readl(dev->regs + URINGPV_REG_STATUS) & URINGPV_STATUS_FAILED && !upv_gone(dev);
+}
+
 /* No request will ever be served again: all fail. */
 static void upv_die(struct upv_dev *dev, int error)
 {
@@ -92,6 +101,7 @@ static void upv_die(struct upv_dev *dev, int error)
 	WRITE_ONCE(dev->dead, true);
 	for (i = 0; i < dev->nr_rings; i++)
 		upv_ring_stop(&dev->rings[i], BLK_STS_IOERR);
+	upv_new_epoch(dev);
 	upv_user_reset(dev, false);
 }
 
@@ -114,24 +124,21 @@ static void upv_release(struct upv_dev *dev)
 
 /*
  * RESET and new rings; requests in flight are served again. While the host's I/O
- * is stuck, requests wait: their memory is still the host's.
+ * is stuck, requests wait: their memory is still the host's. With reset_lock held.
  */
-static void upv_reset_work(struct work_struct *work)
+static void upv_reset(struct upv_dev *dev)
 {
-	struct upv_dev *dev = container_of(work, struct upv_dev, reset_work.work);
-	unsigned int flags = memalloc_noio_save();
 	int ret;
 
-	mutex_lock(&dev->reset_lock);
 	if (dev->stopped || dev->dead)
-		goto unlock;
+		return;
 	upv_hold(dev);
 	dev->resets++;
 	ret = upv_gone(dev) ? -ENODEV : upv_rings_stop(dev);
 	if (ret == -ETIMEDOUT) {
 		dev_warn(&dev->pdev->dev, "I/O is stuck on the host; waiting\n");
 		upv_reset_soon(dev, UPV_STUCK_WAIT);
-		goto unlock;
+		return;
 	}
 	if (!ret)
 		ret = upv_rings_start(dev);
@@ -140,7 +147,15 @@ static void upv_reset_work(struct work_struct *work)
 	else
 		dev_info(&dev->pdev->dev, "reset; requests go on\n");
 	upv_release(dev);
-unlock:
+}
+
+static void upv_reset_work(struct work_struct *work)
+{
+	struct upv_dev *dev = container_of(work, struct upv_dev, reset_work.work);
+	unsigned int flags = memalloc_noio_save();
+
+	mutex_lock(&dev->reset_lock);
+	upv_reset(dev);
 	mutex_unlock(&dev->reset_lock);
 	memalloc_noio_restore(flags);
 }
@@ -148,6 +163,34 @@ unlock:
 void upv_reset_soon(struct upv_dev *dev, unsigned long delay)
 {
 	queue_delayed_work(upv_reset_wq, &dev->reset_work, delay);
+}
+
+/*
+ * A device that has failed on the host does nothing until it is reset, which may
+ * mend it. With reset_lock held it is known not to have been reset meanwhile.
+ */
+static void upv_watch_work(struct work_struct *work)
+{
+	struct upv_dev *dev = container_of(work, struct upv_dev, watch_work.work);
+	unsigned int flags = memalloc_noio_save();
+
+	mutex_lock(&dev->reset_lock);
+	if (!dev->stopped && !dev->dead) {
+		/* One that is held has a reset before it already. */
+		if (!dev->held && upv_failed(dev)) {
+			dev_warn_ratelimited(&dev->pdev->dev, "the device has failed on the host, resetting\n");
+			upv_reset(dev);
+		}
+		queue_delayed_work(upv_reset_wq, &dev->watch_work, UPV_WATCH);
+	}
+	mutex_unlock(&dev->reset_lock);
+	memalloc_noio_restore(flags);
+}
+
+/* Looks whether the device has failed, now and from then on. */
+void upv_watch(struct upv_dev *dev)
+{
+	mod_delayed_work(upv_reset_wq, &dev->watch_work, 0);
 }
 
 /* Looks at the disks' sizes after ms, and from then on as often as users chose. */
@@ -341,6 +384,14 @@ static int upv_rings_init(struct upv_dev *dev)
 	return 0;
 }
 
+/* No more resets. */
+static void upv_stop(struct upv_dev *dev)
+{
+	mutex_lock(&dev->reset_lock);
+	dev->stopped = true;
+	mutex_unlock(&dev->reset_lock);
+}
+
 /* Ends all that probe began, as far as it came. */
 static void upv_free(struct upv_dev *dev)
 {
@@ -358,6 +409,9 @@ static void upv_free(struct upv_dev *dev)
 		msleep(1000);
 	}
 	upv_user_remove(dev);
+	/* Nobody else asks for one any more, and what is queued finds stopped set. */
+	cancel_delayed_work_sync(&dev->watch_work);
+	cancel_delayed_work_sync(&dev->reset_work);
 	if (dev->have_irqs)
 		upv_free_irqs(dev, dev->nr_rings);
 	for (i = 0; dev->rings && i < dev->nr_rings; i++)
@@ -395,7 +449,9 @@ static int upv_probe(struct pci_dev *pdev, const struct pci_device_id *id)
 	}
 	dev->pdev = pdev;
 	mutex_init(&dev->reset_lock);
+	dev->stopped = true; /* until it has its rings */
 	INIT_DELAYED_WORK(&dev->reset_work, upv_reset_work);
+	INIT_DELAYED_WORK(&dev->watch_work, upv_watch_work);
 	INIT_DELAYED_WORK(&dev->capacity_work, upv_capacity_work);
 	pci_set_drvdata(pdev, dev);
 	pci_set_master(pdev);
@@ -422,9 +478,13 @@ static int upv_probe(struct pci_dev *pdev, const struct pci_device_id *id)
 		 dev->identity.name, dev->nr_queues, dev->nr_polled,
 		 dev->nr_polled && dev->rings[dev->nr_queues].setup & IORING_SETUP_IOPOLL ? " by the host too" : "",
 		 upv_params.queue_depth);
+	mutex_lock(&dev->reset_lock);
+	dev->stopped = false;
+	mutex_unlock(&dev->reset_lock);
+	upv_watch(dev);
 	ret = dev->nr_rings ? upv_disks_add(dev) : 0;
 	if (ret)
-		goto free;
+		goto stop;
 	ret = upv_user_add(dev);
 	if (ret) {
 		dev_err(&pdev->dev, "programs cannot use it, error %d\n", ret);
@@ -433,9 +493,10 @@ static int upv_probe(struct pci_dev *pdev, const struct pci_device_id *id)
 	upv_debugfs_add(dev);
 	upv_capacity_soon(dev, upv_params.capacity_poll_ms);
 	return 0;
+stop:
+	upv_stop(dev);
 free:
 	dev_err(&pdev->dev, "cannot be used, error %d\n", ret);
-	cancel_delayed_work_sync(&dev->reset_work);
 	upv_free(dev);
 	return ret;
 regions:
@@ -460,10 +521,7 @@ static void upv_remove(struct pci_dev *pdev)
 		mutex_unlock(&dev->reset_lock);
 	}
 	upv_disks_remove(dev); /* I/O goes on until here, and resets with it */
-	mutex_lock(&dev->reset_lock);
-	dev->stopped = true;
-	mutex_unlock(&dev->reset_lock);
-	cancel_delayed_work_sync(&dev->reset_work);
+	upv_stop(dev);
 	upv_free(dev);
 }
 
@@ -499,8 +557,10 @@ static int __maybe_unused upv_resume(struct device *device)
 		upv_die(dev, ret);
 	upv_release(dev);
 	mutex_unlock(&dev->reset_lock);
-	if (!ret)
+	if (!ret) {
 		upv_capacity_soon(dev, 0);
+		upv_watch(dev);
+	}
 	return ret;
 }
 

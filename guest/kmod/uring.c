@@ -162,7 +162,6 @@ static int upv_claim(struct upv_uring *u)
 		user->rings[i] = u;
 		u->place = i;
 		u->index = user->first + i;
-		u->epoch = READ_ONCE(user->epoch);
 		u->dev = user->dev;
 		ret = 0;
 	}
@@ -318,7 +317,7 @@ static int upv_ring_birth(struct upv_uring *u, struct uringpv_ring_setup *d)
 		p->flags |= IORING_SETUP_SQPOLL;
 		p->sq_thread_idle = upv_params.sqpoll_idle_ms;
 	}
-	ret = upv_command(u->dev, URINGPV_CMD_RING_SETUP, u->index, d, sizeof(*d));
+	ret = upv_ring_setup(u->dev, u->index, d, &u->epoch);
 	if (ret)
 		return ret;
 	u->sq_head = u->rings + p->sq_off.head;
@@ -758,7 +757,8 @@ static void upv_end(struct work_struct *work)
 
 	mutex_lock(&u->lock);
 	/* To ask for a stuck ring takes seconds, in which a CPU stands still: after a reset that is done once. */
-	if (READ_ONCE(user->gone) || (u->epoch != READ_ONCE(user->epoch) && !(u->dead && READ_ONCE(user->stuck))))
+	if (u->dev && (READ_ONCE(user->gone) ||
+		       (u->epoch != READ_ONCE(u->dev->epoch) && !(u->dead && READ_ONCE(user->stuck)))))
 		upv_uring_kill(u);
 	mutex_unlock(&u->lock);
 	upv_uring_put(u);
@@ -1086,7 +1086,6 @@ void upv_user_reset(struct upv_dev *dev, bool stuck)
 	if (!user)
 		return;
 	WRITE_ONCE(user->stuck, stuck);
-	WRITE_ONCE(user->epoch, user->epoch + 1); /* rings that are set up from now on are not meant */
 	queue_work(upv_wq, &user->end_work);
 }
 

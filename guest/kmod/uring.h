@@ -156,7 +156,7 @@ struct upv_uring {
 	bool mapped;
 	unsigned int place;  /* in upv_user.rings */
 	unsigned int index;  /* the device's */
-	unsigned int epoch;  /* upv_user's, at birth */
+	unsigned int epoch;  /* the device's, at birth */
 	struct delayed_work end_work;   /* ends it, after a reset or when the function goes */
 	struct delayed_work stuck_work; /* tries to end it, until the host lets it; queued with lock held */
 	struct delayed_work drain_work; /* lets go of what spent requests hold; queued with cq_lock held, and not ended */
@@ -235,8 +235,7 @@ struct upv_user {
 	int minor;
 	struct device *node;
 	struct work_struct end_work; /* has rings ended after a reset */
-	unsigned int epoch;  /* resets: rings of earlier ones are no more. It and stuck are written with reset_lock held */
-	bool stuck;          /* the last one left rings that the host has not let go of */
+	bool stuck;          /* the last reset left rings that the host has not let go of; written with reset_lock held */
 	u64 interrupts;
 	struct upv_uring *rings[UPV_MAX_USER_RINGS];
 	unsigned int nr_rings, first; /* places in the table, and the first one's index */
