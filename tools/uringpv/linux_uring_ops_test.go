@@ -5,11 +5,13 @@ package main
 import (
 	"bytes"
 	"encoding/binary"
+	"encoding/json"
 	"errors"
 	"fmt"
 	"io"
 	"net"
 	"os"
+	"path/filepath"
 	"slices"
 	"strconv"
 	"strings"
@@ -29,6 +31,10 @@ func init() {
 	programs["sockets"] = (*program).sockets
 	programs["accepts"] = (*program).accepts
 	programs["datagrams"] = (*program).datagrams
+	programs["kinds"] = (*program).kinds
+	programs["direct"] = (*program).direct
+	programs["frames"] = (*program).frames
+	programs["server"] = (*program).server
 }
 
 // put submits SQEs together; their user_data is their number, from first on.
@@ -82,17 +88,132 @@ const (
 	einval    = -int32(unix.EINVAL)
 )
 
-// files: chains, drains, FSYNC, FALLOCATE, sparse tables on an exported file.
+// exported is what a guest is told of a file.
+type exported struct {
+	Kind                         abi.FileKind
+	Flags                        uint32
+	Size                         uint64
+	Block, MemAlign, OffsetAlign uint32
+	Serial                       string
+}
+
+// kinds compares what is told of each file with args[0], the host's own view.
+func (p *program) kinds(args []string) {
+	var want map[string]exported
+	p.check(json.Unmarshal([]byte(args[0]), &want))
+	entries, err := os.ReadDir(uring.Directory)
+	p.check(err)
+	got := map[string]exported{}
+	for _, e := range entries {
+		f := p.file(e.Name(), os.O_RDONLY)
+		info, err := uring.Info(f)
+		p.check(err)
+		p.check(f.Close())
+		name, serial := abi.TextOf(info.Name[:]), abi.TextOf(info.Serial[:])
+		if name != e.Name() {
+			p.errorf("%s says that it is %q", e.Name(), name)
+		}
+		x := exported{info.Kind, info.Flags &^ abi.FilePoll, info.Size, info.BlockSize, info.DIOMemAlign, info.DIOOffsetAlign, serial}
+		if want[name].Size != 0 {
+			x.Serial = "" // of a file, which is not for a program
+		}
+		got[name] = x
+	}
+	for name := range want {
+		if got[name] != want[name] {
+			p.errorf("%s is %+v, want %+v", name, got[name], want[name])
+		}
+	}
+	if len(got) != len(want) {
+		p.errorf("there are %d files, want %d", len(got), len(want))
+	}
+}
+
+// direct reads the file "d", which the host has opened with O_DIRECT, for reading. It
+// begins with args[0].
+func (p *program) direct(args []string) {
+	r := p.open(uring.Config{Entries: 4})
+	f := p.file("d", os.O_RDWR)
+	m := p.memory(8192)
+	read := uring.SQE{Opcode: uring.OpRead, FD: int32(f.Fd()), Addr: uring.Addr(m), Len: 8192}
+	p.want("READ", p.do(r, read), 8192)
+	if !bytes.HasPrefix(m, []byte(args[0])) {
+		p.errorf("the file begins with %q", m[:64])
+	}
+	read.Off = 1
+	p.want("READ at an odd place", p.do(r, read), einval)
+	p.want("WRITE", p.do(r, uring.SQE{Opcode: uring.OpWrite, FD: int32(f.Fd()), Addr: uring.Addr(m), Len: 8192}), ebadf)
+	p.check(r.Close())
+}
+
+// etherTest is an Ethernet frame's type for experiments (IEEE 802).
+const etherTest = 0x88b5
+
+// frames sends an Ethernet frame, and gets the host's answer.
+func (p *program) frames([]string) {
+	r := p.open(uring.Config{Entries: 4})
+	fd := int32(p.file("tap", os.O_RDWR).Fd())
+	m := p.memory(8192)
+	out, in := m[:60], m[4096:][:1600]
+	clear(out)
+	for i := range 6 {
+		out[i] = 0xff
+	}
+	out[6] = 2 // from an address that is nobody's
+	binary.BigEndian.PutUint16(out[12:], etherTest)
+	copy(out[14:], "ping")
+	write := uring.SQE{Opcode: uring.OpWrite, FD: fd, Addr: uring.Addr(out), Len: uint32(len(out))}
+	for end := time.Now().Add(time.Minute); ; time.Sleep(100 * time.Millisecond) {
+		res := p.do(r, write)
+		if res == -int32(unix.EIO) && time.Now().Before(end) {
+			continue // the host has not yet switched the interface on
+		}
+		p.want("WRITE of a frame", res, int32(len(out)))
+		break
+	}
+	for range 100 { // the host's network may have things to say
+		if n := p.do(r, uring.SQE{Opcode: uring.OpRead, FD: fd, Addr: uring.Addr(in), Len: uint32(len(in))}); n < 18 {
+			p.errorf("READ of a frame: %d", n)
+			break
+		}
+		if binary.BigEndian.Uint16(in[12:]) == etherTest && string(in[14:18]) == "pong" {
+			p.check(r.Close())
+			return
+		}
+	}
+	p.errorf("the host has not answered")
+}
+
+// server has a ring with the extra opcodes and one without, for the host to see which
+// backend serves them.
+func (p *program) server([]string) {
+	for _, c := range []uring.Config{{Entries: 8, NoExtra: true}, {Entries: 8}} {
+		if c.NoExtra && p.backend() == backendPassthrough {
+			if _, err := uring.Open("/dev/uringpv0", c); !errors.Is(err, unix.EOPNOTSUPP) {
+				p.errorf("a ring without the extra opcodes: %v", err)
+			}
+			continue
+		}
+		r := p.open(c)
+		p.want("NOP", p.do(r, deviceNop), 0)
+		fmt.Printf("server: NoExtra is %v.\n", c.NoExtra)
+		_, err := os.Stdin.Read(make([]byte, 1))
+		p.check(err)
+		p.check(r.Close())
+	}
+}
+
+// exportSize is the size of the writable files that the host exports: for a ring of
+// isolated's they are all of one.
+const exportSize = 4 << 20
+
+// files: chains, drains, FSYNC, SYNC_FILE_RANGE, FALLOCATE, silent successes, sparse
+// tables on an exported file.
 func (p *program) files([]string) {
 	before := p.pinned()
 	r := p.open(uring.Config{Entries: 16})
 	f := p.file("f", os.O_RDWR)
 	fd := int32(f.Fd())
-	info, err := uring.Info(f)
-	p.check(err)
-	if info.Kind != abi.FileRegular || info.Size != 1<<20 {
-		p.errorf("f is %+v", info)
-	}
 	m := p.memory(1 << 20)
 	data, back := m[:16<<10], m[64<<10:][:16<<10]
 	random(data)
@@ -111,8 +232,8 @@ func (p *program) files([]string) {
 	p.same("a broken chain", p.all(r, link(uring.SQE{Opcode: uring.OpRead, FD: 999, Addr: uring.Addr(back), Len: 1}), link(fsync), fsync, fsync),
 		ebadf, ecanceled, ecanceled, 0)
 	// A read across the end is short, and a short one breaks a chain.
-	p.same("a short read", p.all(r, link(at(uring.OpRead, 1<<20-4096, back)), fsync), 4096, ecanceled)
-	p.same("a hard link", p.all(r, uring.SQE{Opcode: uring.OpRead, Flags: uring.SQEHardlink, FD: fd, Off: 1<<20 - 4096, Addr: uring.Addr(back), Len: 8192}, fsync), 4096, 0)
+	p.same("a short read", p.all(r, link(at(uring.OpRead, exportSize-4096, back)), fsync), 4096, ecanceled)
+	p.same("a hard link", p.all(r, uring.SQE{Opcode: uring.OpRead, Flags: uring.SQEHardlink, FD: fd, Off: exportSize - 4096, Addr: uring.Addr(back), Len: 8192}, fsync), 4096, 0)
 	whole := p.open(uring.Config{Entries: 8, Flags: uring.SetupSubmitAll})
 	p.same("a bad SQE in a chain", p.all(whole, link(fsync), link(uring.SQE{Opcode: 200}), fsync, fsync), ecanceled, einval, ecanceled, 0)
 	p.check(whole.Close())
@@ -125,17 +246,27 @@ func (p *program) files([]string) {
 			p.errorf("a drain has the CQE number %d", order)
 		}
 	}
+	p.copies(r, f)
+	p.silent(r, fd)
+	syncRange := uring.SQE{Opcode: uring.OpSyncFileRange, FD: fd, Off: 4096, Len: 8192, OpFlags: unix.SYNC_FILE_RANGE_WRITE | unix.SYNC_FILE_RANGE_WAIT_AFTER}
+	p.same("SYNC_FILE_RANGE", p.all(r, link(at(uring.OpWrite, 4096, data)), syncRange), size, 0)
+	syncRange.OpFlags = 1 << 10
+	p.want("SYNC_FILE_RANGE with unknown flags", p.do(r, syncRange), einval)
+	syncRange.OpFlags, syncRange.Off = 0, 1<<63
+	p.want("SYNC_FILE_RANGE from nowhere", p.do(r, syncRange), einval)
 	p.inCall(fd, int32(p.file("p.read", os.O_RDONLY).Fd()), int32(p.file("p.write", os.O_WRONLY).Fd()))
-	const punch, keep = 2, 1
-	p.want("FALLOCATE", p.do(r, uring.SQE{Opcode: uring.OpFallocate, FD: fd, Off: 4096, Addr: 8192, Len: punch | keep}), 0)
-	p.want("READ of a hole", p.do(r, at(uring.OpRead, 4096, back)), size)
-	if !bytes.Equal(back[:8192], make([]byte, 8192)) {
-		p.errorf("a hole has bytes")
+	if !p.lacks(uring.OpFallocate) {
+		const punch, keep = 2, 1
+		p.want("FALLOCATE", p.do(r, uring.SQE{Opcode: uring.OpFallocate, FD: fd, Off: 4096, Addr: 8192, Len: punch | keep}), 0)
+		p.want("READ of a hole", p.do(r, at(uring.OpRead, 4096, back)), size)
+		if !bytes.Equal(back[:8192], make([]byte, 8192)) {
+			p.errorf("a hole has bytes")
+		}
+		p.want("FALLOCATE past the end", p.do(r, uring.SQE{Opcode: uring.OpFallocate, FD: fd, Off: exportSize, Addr: 4096}), -int32(unix.EFBIG))
+		ro := p.file("f", os.O_RDONLY)
+		p.want("FALLOCATE of what is open for reading", p.do(r, uring.SQE{Opcode: uring.OpFallocate, FD: int32(ro.Fd()), Addr: 4096, Len: punch | keep}), ebadf)
 	}
-	p.want("FALLOCATE past the end", p.do(r, uring.SQE{Opcode: uring.OpFallocate, FD: fd, Off: 1 << 20, Addr: 4096}), -int32(unix.EFBIG))
-	p.want("WRITE past the end", p.do(r, at(uring.OpWrite, 1<<20, data)), -int32(unix.EFBIG))
-	ro := p.file("f", os.O_RDONLY)
-	p.want("FALLOCATE of what is open for reading", p.do(r, uring.SQE{Opcode: uring.OpFallocate, FD: int32(ro.Fd()), Addr: 4096, Len: punch | keep}), ebadf)
+	p.want("WRITE past the end", p.do(r, at(uring.OpWrite, exportSize, data)), -int32(unix.EFBIG))
 
 	// Tables that are filled later.
 	p.check(r.RegisterBuffersSparse(4))
@@ -170,6 +301,65 @@ func (p *program) files([]string) {
 	if n := p.pinned(); n != before {
 		p.errorf("%d pages are pinned at the end, %d before", n, before)
 	}
+}
+
+// copies copies from f to another file by a chain through one buffer, as READ and WRITE
+// and with the buffer registered.
+func (p *program) copies(r *uring.Ring, f *os.File) {
+	g := p.file("g", os.O_RDWR)
+	const size = 40 << 10
+	m := p.memory(3 * size)
+	data, via, back := m[:size], m[size:][:size], m[2*size:]
+	at := func(op, flags uint8, f *os.File, off uint64, b []byte) uring.SQE {
+		return uring.SQE{Opcode: op, Flags: flags, FD: int32(f.Fd()), Off: off, Addr: uring.Addr(b), Len: uint32(len(b))}
+	}
+	p.check(r.RegisterBuffers([][]byte{via}))
+	for _, ops := range [][2]uint8{{uring.OpRead, uring.OpWrite}, {uring.OpReadFixed, uring.OpWriteFixed}} {
+		random(data)
+		random(via)
+		clear(back)
+		p.want("WRITE", p.do(r, at(uring.OpWrite, 0, f, 1<<20, data)), size)
+		p.same("a copy", p.all(r, at(ops[0], uring.SQELink, f, 1<<20, via), at(ops[1], uring.SQELink, g, 2<<20, via),
+			at(uring.OpRead, 0, g, 2<<20, back)), size, size, size)
+		if !bytes.Equal(back, data) {
+			p.errorf("a copy by the opcodes %d has other bytes", ops)
+		}
+	}
+	p.check(r.UnregisterBuffers())
+	p.check(g.Close())
+}
+
+// silent finds that what succeeds with CQE_SKIP_SUCCESS says nothing, and what fails does.
+func (p *program) silent(r *uring.Ring, fd int32) {
+	m := p.memory(4096)
+	read := uring.SQE{Opcode: uring.OpRead, Flags: uring.SQECQESkipSuccess, FD: fd, Addr: uring.Addr(m), Len: 4096}
+	fsync := uring.SQE{Opcode: uring.OpFsync, FD: fd}
+	short, loud := read, fsync
+	short.Off, short.UserData = exportSize-512, 1
+	loud.Flags = uring.SQEDrain // when it has its CQE, those before it have ended
+	says := func(what string, want []uring.CQE, sqes ...uring.SQE) {
+		p.put(r, 0, append(sqes, loud)...)
+		got := p.take(r, len(want)+1)
+		if last := got[len(got)-1]; last.UserData != uint64(len(sqes)) {
+			p.errorf("%s: the last CQE is %+v", what, last)
+		}
+		if got = got[:len(got)-1]; !slices.Equal(got, want) {
+			p.errorf("%s: CQEs %+v, want %+v", what, got, want)
+		}
+		if n := r.Ready(); n != 0 {
+			p.errorf("%s: %d CQEs more", what, n)
+		}
+	}
+	linked := func(s uring.SQE) uring.SQE { s.Flags |= uring.SQELink; return s }
+	says("a read", nil, read)
+	says("three reads", nil, read, read, read)
+	says("a chain", nil, linked(read), read)
+	bad := read
+	bad.FD = 999
+	says("a bad file", []uring.CQE{{UserData: 1, Res: ebadf}}, read, bad)
+	says("a short read", []uring.CQE{{UserData: 0, Res: 512}}, short)
+	// A failure that would have been silent silences those that it cancels.
+	says("a short read in a chain", []uring.CQE{{UserData: 0, Res: 512}}, linked(short), fsync)
 }
 
 // inCall: what needs no device has ended when the call returns, as in io_uring, by
@@ -323,20 +513,8 @@ func (p *program) waits([]string) {
 		p.errorf("TIMEOUT in 50 ms after %v", d)
 	}
 	p.want("TIMEOUT by two clocks", p.do(r, uring.SQE{Opcode: uring.OpTimeout, Addr: after(0), Len: 1, OpFlags: uring.TimeoutAbs | uring.TimeoutBoottime | uring.TimeoutRealtime}), einval)
-	p.put(r, 20, uring.SQE{Opcode: uring.OpTimeout, Addr: after(time.Hour), Len: 1})
-	p.put(r, 21, uring.SQE{Opcode: uring.OpTimeoutRemove, Addr: 20})
-	for _, c := range p.take(r, 2) {
-		if c.UserData == 20 && c.Res != ecanceled || c.UserData == 21 && c.Res != 0 {
-			p.errorf("TIMEOUT_REMOVE: %+v", c)
-		}
-	}
-	p.put(r, 22, uring.SQE{Opcode: uring.OpTimeout, Addr: after(time.Hour), Len: 1})
-	time.Sleep(20 * time.Millisecond) // the time has been read
-	p.put(r, 23, uring.SQE{Opcode: uring.OpTimeoutRemove, Addr: 22, Off: after(time.Millisecond), OpFlags: uring.TimeoutUpdate})
-	for _, c := range p.take(r, 2) {
-		if c.UserData == 22 && c.Res != etime || c.UserData == 23 && c.Res != 0 {
-			p.errorf("a TIMEOUT that is changed: %+v", c)
-		}
+	if !p.lacks(uring.OpTimeoutRemove) {
+		p.removed(r, after)
 	}
 	linked := read
 	linked.Flags = uring.SQELink
@@ -359,6 +537,9 @@ func (p *program) waits([]string) {
 	cancel("ASYNC_CANCEL of any", uring.SQE{Opcode: uring.OpAsyncCancel, OpFlags: uring.AsyncCancelAny})
 	p.want("ASYNC_CANCEL of nothing", p.do(r, uring.SQE{Opcode: uring.OpAsyncCancel, Addr: 30}), -int32(unix.ENOENT))
 
+	// What was registered, or open, when a read of it began may go before it ends.
+	p.gone(r, read, write)
+
 	// An eventfd of the host's: reads of what was written.
 	binary.LittleEndian.PutUint64(b, 41)
 	p.want("WRITE to an eventfd", p.do(r, uring.SQE{Opcode: uring.OpWrite, FD: int32(e.Fd()), Addr: uring.Addr(b), Len: 8}), 8)
@@ -375,6 +556,71 @@ func (p *program) waits([]string) {
 	p.check(r.Close())
 	if n := p.pinned(); n != before {
 		p.errorf("%d pages are pinned at the end, %d before", n, before)
+	}
+}
+
+// gone begins reads of the pipe by an entry of a table, and by a descriptor, and takes
+// these away: the reads go on, new ones find nothing.
+func (p *program) gone(r *uring.Ring, read, write uring.SQE) {
+	ends := func(what string, takeAway func()) {
+		time.Sleep(20 * time.Millisecond)
+		if n := r.Ready(); n != 0 {
+			p.errorf("%s: a read of an empty pipe has ended, in %+v", what, p.take(r, 1))
+		}
+		takeAway()
+		p.put(r, 2, write)
+		for _, c := range p.take(r, 2) {
+			if c.Res != 5 {
+				p.errorf("%s: %+v, want 5 bytes", what, c)
+			}
+		}
+	}
+	pipe := p.file("p.read", os.O_RDONLY)
+	fixed := read
+	fixed.Flags, fixed.FD = uring.SQEFixedFile, 1
+	for what, takeAway := range map[string]func(){
+		"UNREGISTER_FILES": func() { p.check(r.UnregisterFiles()) },
+		"FILES_UPDATE": func() {
+			if n, err := r.UpdateFiles(1, []*os.File{nil}); n != 1 || err != nil {
+				p.errorf("UpdateFiles: %d, %v", n, err)
+			}
+		},
+	} {
+		p.check(r.RegisterFiles([]*os.File{nil, pipe}))
+		p.put(r, 1, fixed)
+		ends(what, takeAway)
+		p.want("a read after "+what, p.do(r, fixed), ebadf)
+		_ = r.UnregisterFiles() // there may be no table
+	}
+
+	// A table holds a file that was closed.
+	p.check(r.RegisterFiles([]*os.File{nil, pipe}))
+	open := read
+	open.FD = int32(pipe.Fd())
+	p.put(r, 1, open)
+	ends("close", func() { p.check(pipe.Close()) })
+	p.want("a read of a closed file", p.do(r, open), ebadf)
+	p.put(r, 1, fixed)
+	ends("close of a registered file", func() {})
+	p.check(r.UnregisterFiles())
+}
+
+// removed ends a TIMEOUT, and changes one.
+func (p *program) removed(r *uring.Ring, after func(time.Duration) uint64) {
+	p.put(r, 20, uring.SQE{Opcode: uring.OpTimeout, Addr: after(time.Hour), Len: 1})
+	p.put(r, 21, uring.SQE{Opcode: uring.OpTimeoutRemove, Addr: 20})
+	for _, c := range p.take(r, 2) {
+		if c.UserData == 20 && c.Res != ecanceled || c.UserData == 21 && c.Res != 0 {
+			p.errorf("TIMEOUT_REMOVE: %+v", c)
+		}
+	}
+	p.put(r, 22, uring.SQE{Opcode: uring.OpTimeout, Addr: after(time.Hour), Len: 1})
+	time.Sleep(20 * time.Millisecond) // the time has been read
+	p.put(r, 23, uring.SQE{Opcode: uring.OpTimeoutRemove, Addr: 22, Off: after(time.Millisecond), OpFlags: uring.TimeoutUpdate})
+	for _, c := range p.take(r, 2) {
+		if c.UserData == 22 && c.Res != etime || c.UserData == 23 && c.Res != 0 {
+			p.errorf("a TIMEOUT that is changed: %+v", c)
+		}
 	}
 }
 
@@ -418,10 +664,18 @@ func (p *program) sockets(args []string) {
 		at = message(msg, hello)
 		copy(msg[24:], le64(nil, 1<<40))
 		p.want("SENDMSG of too many iovecs", p.do(r, uring.SQE{Opcode: uring.OpSendmsg, FD: fd, Addr: at, Len: 1}), -int32(unix.EMSGSIZE))
+		if p.lacks(uring.OpShutdown) {
+			return
+		}
 		p.want("SHUTDOWN", p.do(r, uring.SQE{Opcode: uring.OpShutdown, FD: fd, Len: unix.SHUT_WR}), 0)
 		p.want("RECV at the end", p.do(r, uring.SQE{Opcode: uring.OpRecv, FD: fd, Addr: uring.Addr(back), Len: 100}), 0)
 	}
 	talk(int32(p.file("echo", os.O_RDWR).Fd()))
+	talk(int32(p.file("tcp", os.O_RDWR).Fd()))
+	if p.lacks(uring.OpConnect) {
+		p.check(r.Close())
+		return
+	}
 	later := int32(p.file("later", os.O_RDWR).Fd())
 	address := func(s string) uring.SQE {
 		n := copy(name[2:], strings.Replace(s, "@", "\x00", 1))
@@ -501,6 +755,11 @@ func (p *program) accepts([]string) {
 	}
 	link := func(s uring.SQE) uring.SQE { s.Flags |= uring.SQELink; return s }
 	closing := func(slot uint32) uring.SQE { return uring.SQE{Opcode: uring.OpClose, FileIndex: slot + 1} }
+	takeOut := func(slot uint32) {
+		if n, err := r.UpdateFiles(slot, []*os.File{nil}); n != 1 || err != nil {
+			p.errorf("UpdateFiles: %d, %v", n, err)
+		}
+	}
 
 	p.want("ACCEPT without a table", p.do(r, into(1)), -int32(unix.ENXIO))
 	p.check(r.RegisterFilesSparse(8))
@@ -517,12 +776,23 @@ func (p *program) accepts([]string) {
 		p.errorf("the client says %q", b[:4])
 	}
 	p.want("SEND", p.do(r, send(1)), 4)
-	p.want("CLOSE", p.do(r, closing(1)), 0)
-	p.want("CLOSE again", p.do(r, closing(1)), ebadf)
+	if p.lacks(uring.OpClose) {
+		takeOut(1)
+	} else {
+		p.want("CLOSE", p.do(r, closing(1)), 0)
+		p.want("CLOSE again", p.do(r, closing(1)), ebadf)
+	}
 	p.want("RECV of what was closed", p.do(r, recv(1)), ebadf)
 
 	// As a chain; the place is the driver's choice, which is the first.
-	p.same("a client in a chain", p.all(r, link(into(uring.FileIndexAlloc)), link(recv(0)), link(send(0)), closing(0)), 0, 4, 4, 0)
+	chain := []uring.SQE{link(into(uring.FileIndexAlloc)), link(recv(0)), send(0)}
+	if p.lacks(uring.OpClose) {
+		p.same("a client in a chain", p.all(r, chain...), 0, 4, 4)
+		takeOut(0)
+	} else {
+		chain[2] = link(chain[2])
+		p.same("a client in a chain", p.all(r, append(chain, closing(0))...), 0, 4, 4, 0)
+	}
 
 	// With an address, and closed by taking it out of the table.
 	binary.LittleEndian.PutUint32(length, 128)
@@ -533,9 +803,7 @@ func (p *program) accepts([]string) {
 		p.errorf("the client's address has %d bytes: %x", n, name[:16])
 	}
 	p.same("a client", p.all(r, link(recv(3)), send(3)), 4, 4)
-	if n, err := r.UpdateFiles(3, []*os.File{nil}); n != 1 || err != nil {
-		p.errorf("UpdateFiles: %d, %v", n, err)
-	}
+	takeOut(3)
 	p.want("RECV of what was taken out", p.do(r, recv(3)), ebadf)
 	binary.LittleEndian.PutUint32(length, ^uint32(0))
 	p.want("ACCEPT with an address of no length", p.do(r, named), einval)
@@ -561,26 +829,32 @@ func (p *program) accepts([]string) {
 	p.want("ACCEPT of the last", p.do(r, into(1)), 0)
 	p.same("the last client", p.all(r, link(recv(0)), send(0)), 4, 4)
 
-	// Entries of a file that the host exports are closed as well, the file is not.
-	f := p.file("f", os.O_RDWR)
-	if n, err := r.UpdateFiles(1, []*os.File{f}); n != 1 || err != nil {
-		p.errorf("UpdateFiles: %d, %v", n, err)
+	if !p.lacks(uring.OpClose) {
+		// Entries of a file that the host exports are closed as well, the file is not.
+		f := p.file("f", os.O_RDWR)
+		if n, err := r.UpdateFiles(1, []*os.File{f}); n != 1 || err != nil {
+			p.errorf("UpdateFiles: %d, %v", n, err)
+		}
+		fsync := uring.SQE{Opcode: uring.OpFsync, Flags: uring.SQEFixedFile, FD: 1}
+		p.same("CLOSE of a file's entry", p.all(r, link(fsync), link(closing(1)), uring.SQE{Opcode: uring.OpNop}), 0, 0, 0)
+		p.want("FSYNC of a closed entry", p.do(r, fsync), ebadf)
+		p.want("FSYNC of the file", p.do(r, uring.SQE{Opcode: uring.OpFsync, FD: int32(f.Fd())}), 0)
 	}
-	fsync := uring.SQE{Opcode: uring.OpFsync, Flags: uring.SQEFixedFile, FD: 1}
-	p.same("CLOSE of a file's entry", p.all(r, link(fsync), link(closing(1)), uring.SQE{Opcode: uring.OpNop}), 0, 0, 0)
-	p.want("FSYNC of a closed entry", p.do(r, fsync), ebadf)
-	p.want("FSYNC of the file", p.do(r, uring.SQE{Opcode: uring.OpFsync, FD: int32(f.Fd())}), 0)
 	p.check(r.Close())
 	if n := p.pinned(); n != before {
 		p.errorf("%d pages are pinned at the end, %d before", n, before)
 	}
 }
 
-// echoes serves connections until it is closed, and returns its address, of no file.
+// echoes serves connections until the test ends, and returns its address, of no file.
 func echoes(t *testing.T) string {
 	t.Helper()
-	name := fmt.Sprintf("@upv-echo-%d", os.Getpid())
-	l, err := net.Listen("unix", name)
+	return echoesOn(t, "unix", fmt.Sprintf("@upv-echo-%d", os.Getpid()))
+}
+
+func echoesOn(t *testing.T, network, name string) (address string) {
+	t.Helper()
+	l, err := net.Listen(network, name)
 	if err != nil {
 		t.Fatal(err)
 	}
@@ -597,7 +871,7 @@ func echoes(t *testing.T) string {
 			}()
 		}
 	}()
-	return name
+	return l.Addr().String()
 }
 
 // echoesDatagrams sends each datagram back, and returns its address and port.
@@ -647,50 +921,184 @@ func client(name string) error {
 	return nil
 }
 
-// A device that carries exports, and no disk.
-func TestLinuxProgramsUseExports(t *testing.T) {
-	eachLinuxRings(t, backendPassthrough, []int{2}, func(t *testing.T, r linuxRun) {
-		r.withProgram(t)
-		file := image(t, 1<<20)
-		datagrams, port := echoesDatagrams(t)
-		echo, door := echoes(t), fmt.Sprintf("@upv-door-%d", os.Getpid())
-		r.args = []string{
-			"--export-backend", r.backend, "--file", "name=f,path=" + file, "--pipe", "name=p", "--eventfd", "name=e",
-			"--socket", "name=echo,unix=" + echo, "--socket", "name=later,unix=" + echo + ",connect=guest",
-			"--socket", "name=door,unix=" + door + ",listen=on", "--socket", "name=datagrams,udp=" + datagrams,
+// answersFrames switches the network interface ifname on when it is there, and answers
+// the guest's frame.
+func answersFrames(ifname string) error {
+	const proto = etherTest>>8 | etherTest&0xff<<8 // as packet(7) wants it
+	fd, err := unix.Socket(unix.AF_PACKET, unix.SOCK_RAW|unix.SOCK_CLOEXEC, proto)
+	if err != nil {
+		return err
+	}
+	defer unix.Close(fd)
+	ifr, err := unix.NewIfreq(ifname)
+	if err != nil {
+		return err
+	}
+	for end := time.Now().Add(2 * time.Minute); ; time.Sleep(50 * time.Millisecond) {
+		if err = unix.IoctlIfreq(fd, unix.SIOCGIFINDEX, ifr); err == nil {
+			break
 		}
-		if r.backend == backendIsolated {
-			// It does not look at messages, which may have an address of their own.
-			r.args[len(r.args)-1] += ",peer=any"
+		if time.Now().After(end) {
+			return fmt.Errorf("%s: %w", ifname, err)
 		}
-		r.script = `set -e
-			ls -l /dev/uringpv0 /dev/uringpv/
-			! test -e /dev/upv0
-			/uring-guest files
-			/uring-guest waits
-			/uring-guest sockets ` + echo + `
-			/uring-guest datagrams ` + strconv.Itoa(port) + `
-			/uring-guest accepts
-			cat /sys/kernel/debug/uringpv-*/programs
-			rmmod uringpv
-			insmod /lib/modules/uringpv.ko
-			/uring-guest files`
-		served := make(chan error, 1)
-		go func() {
-			var clients errgroup.Group
-			for range 5 {
-				clients.Go(func() error { return client(door) })
-			}
-			err := clients.Wait()
-			time.Sleep(3 * time.Second) // an ACCEPT is to be cancelled before the last one comes
-			if err == nil {
-				err = client(door)
-			}
-			served <- err
-		}()
-		r.run(t)
-		if err := <-served; err != nil {
-			t.Errorf("a client of the guest's: %v", err)
+	}
+	at := unix.SockaddrLinklayer{Protocol: proto, Ifindex: int(ifr.Uint32())}
+	if err := unix.Bind(fd, &at); err != nil {
+		return err
+	}
+	limit := unix.NsecToTimeval((2 * time.Minute).Nanoseconds())
+	if err := unix.SetsockoptTimeval(fd, unix.SOL_SOCKET, unix.SO_RCVTIMEO, &limit); err != nil {
+		return err
+	}
+	ifr.SetUint16(unix.IFF_UP | unix.IFF_RUNNING)
+	if err := unix.IoctlIfreq(fd, unix.SIOCSIFFLAGS, ifr); err != nil {
+		return fmt.Errorf("switch %s on: %w", ifname, err)
+	}
+	b := make([]byte, 1600)
+	var n int
+	for {
+		// ENETDOWN is of before it was switched on.
+		if n, _, err = unix.Recvfrom(fd, b, 0); err != unix.EINTR && err != unix.ENETDOWN {
+			break
 		}
+	}
+	if err != nil || n < 18 || string(b[14:18]) != "ping" {
+		return fmt.Errorf("the guest's frame is %q, %v", b[:max(n, 0)], err)
+	}
+	copy(b[14:], "pong")
+	return unix.Sendto(fd, b[:n], 0, &at)
+}
+
+// exports are a device that carries exports of every kind, and no disk. ring is how
+// programs' rings are made: "", or "own".
+func exports(t *testing.T, r linuxRun, ring string) {
+	r.withProgram(t)
+	dir := t.TempDir()
+	path := func(name string, content []byte) string {
+		p := filepath.Join(dir, name)
+		if err := os.WriteFile(p, content, 0o600); err != nil {
+			t.Fatal(err)
+		}
+		return p
+	}
+	const hello = "hello from a file that is read with O_DIRECT"
+	f, g := path("f", make([]byte, exportSize)), path("g", make([]byte, exportSize))
+	d := path("d", append([]byte(hello), make([]byte, 64<<10-len(hello))...))
+	datagrams, port := echoesDatagrams(t)
+	echo, door := echoes(t), fmt.Sprintf("@upv-door-%d", os.Getpid())
+	tcp, tap := echoesOn(t, "tcp", "127.0.0.1:0"), fmt.Sprintf("upv%d", os.Getpid()%1_000_000)
+	r.args = []string{
+		"--export-backend", r.backend, "--file", "name=f,path=" + f, "--file", "name=g,path=" + g,
+		"--file", "name=d,path=" + d + ",readonly=on,direct=on", "--pipe", "name=p", "--eventfd", "name=e",
+		"--socket", "name=echo,unix=" + echo, "--socket", "name=later,unix=" + echo + ",connect=guest", "--socket", "name=tcp,tcp=" + tcp,
+		"--socket", "name=door,unix=" + door + ",listen=on", "--tap", "name=tap,ifname=" + tap, "--socket", "name=datagrams,udp=" + datagrams,
+	}
+	if r.backend == backendIsolated {
+		// It does not look at messages, which may have an address of their own.
+		r.args[len(r.args)-1] += ",peer=any"
+	}
+	want, err := json.Marshal(map[string]exported{
+		"f":         {abi.FileRegular, 0, exportSize, 512, 1, 1, ""},
+		"g":         {abi.FileRegular, 0, exportSize, 512, 1, 1, ""},
+		"d":         directFile(t, d),
+		"p.read":    {abi.FilePipe, abi.FileReadonly, 0, 1, 1, 1, ""},
+		"p.write":   {abi.FilePipe, abi.FileWriteonly, 0, 1, 1, 1, ""},
+		"e":         {abi.FileEventfd, 0, 0, 1, 1, 1, ""},
+		"echo":      {abi.FileStream, 0, 0, 1, 1, 1, echo},
+		"later":     {abi.FileStream, abi.FileUnconnected, 0, 1, 1, 1, echo},
+		"tcp":       {abi.FileStream, 0, 0, 1, 1, 1, tcp},
+		"door":      {abi.FileListener, 0, 0, 1, 1, 1, door},
+		"datagrams": {abi.FileDgram, 0, 0, 1, 1, 1, datagrams},
+		"tap":       {abi.FileTap, 0, 0, 1, 1, 1, tap},
 	})
+	if err != nil {
+		t.Fatal(err)
+	}
+	r.script = `set -e
+		export RING=` + ring + `
+		` + pins + `
+		before=$(pins)
+		ls -l /dev/uringpv0 /dev/uringpv/
+		! test -e /dev/upv0
+		/uring-guest kinds '` + string(want) + `'
+		/uring-guest server
+		/uring-guest mediated f
+		/uring-guest files
+		/uring-guest direct '` + hello + `'
+		/uring-guest waits
+		/uring-guest frames
+		/uring-guest sockets ` + echo + `
+		/uring-guest datagrams ` + strconv.Itoa(port) + `
+		/uring-guest accepts
+		/uring-guest exec p.read
+		test "$(pins)" = "$before"
+		cat /sys/kernel/debug/uringpv-*/programs
+		rmmod uringpv
+		insmod /lib/modules/uringpv.ko
+		/uring-guest files`
+	served := make(chan error, 2)
+	go func() {
+		var clients errgroup.Group
+		for range 5 {
+			clients.Go(func() error { return client(door) })
+		}
+		err := clients.Wait()
+		time.Sleep(3 * time.Second) // an ACCEPT is to be cancelled before the last one comes
+		if err == nil {
+			err = client(door)
+		}
+		served <- err
+	}()
+	go func() { served <- answersFrames(tap) }()
+	s := r.startSession(t)
+	// NoExtra is passthrough's to refuse, and makes no difference to the relay.
+	for _, noExtra := range []bool{true, false} {
+		if noExtra && r.backend == backendPassthrough {
+			continue
+		}
+		s.expect(fmt.Sprintf("server: NoExtra is %v.", noExtra))
+		want := 0
+		if r.backend == backendIsolated && (noExtra || ring == "own") {
+			want = 1
+		}
+		if pids := owners(t, s.Process.Pid); len(pids) != want {
+			t.Errorf("NoExtra %v: the ring has %d owners, want %d", noExtra, len(pids), want)
+		}
+		s.send("")
+	}
+	status, console := s.end()
+	if status != 0 || !strings.Contains(console, "init: run: exit 0") {
+		t.Errorf("exit status %d\n%s\n%s", status, console, &s.stderr)
+	}
+	if strings.Contains(s.stderr.String(), "served by the slower backend") {
+		t.Errorf("a ring is not served by the backend that was asked for: %s", &s.stderr)
+	}
+	for range cap(served) {
+		if err := <-served; err != nil {
+			t.Errorf("the guest's peer: %v", err)
+		}
+	}
+}
+
+// directFile is what a guest is told of a file that is open with O_DIRECT for reading.
+func directFile(t *testing.T, path string) exported {
+	t.Helper()
+	var st unix.Statx_t
+	if err := unix.Statx(unix.AT_FDCWD, path, 0, unix.STATX_DIOALIGN|unix.STATX_SIZE, &st); err != nil {
+		t.Fatal(err)
+	}
+	mem, offset := st.Dio_mem_align, st.Dio_offset_align
+	if st.Mask&unix.STATX_DIOALIGN == 0 { // what is right for every file system
+		mem, offset = 4096, 4096
+	}
+	return exported{abi.FileRegular, abi.FileReadonly | abi.FileDirect, st.Size, max(512, offset), mem, offset, ""}
+}
+
+func TestLinuxProgramsUseExports(t *testing.T) {
+	eachLinuxRings(t, backendPassthrough, []int{2}, func(t *testing.T, r linuxRun) { exports(t, r, "") })
+}
+
+// The same on isolated, without the opcodes for which the relay would serve the rings.
+func TestLinuxProgramsUseIsolatedRings(t *testing.T) {
+	eachLinuxIsolated(t, []int{2}, func(t *testing.T, r linuxRun) { exports(t, r, "own") })
 }

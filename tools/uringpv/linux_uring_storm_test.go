@@ -304,6 +304,9 @@ func (t *thread) setup(pl *place) {
 	if t.IntN(12) == 0 {
 		ringFlags |= 1 << t.IntN(32)
 	}
+	if ringFlags&uring.SetupSubmitAll != 0 && !mapped {
+		flags = 2 // URINGPV_USER_NO_EXTRA
+	}
 	if mapped {
 		flags, files = 1, uint32(1+t.IntN(3))
 		pool = pick(t, 1<<12, 1<<16, 1<<20, 3<<20, 1<<40, t.Uint64())
@@ -665,7 +668,7 @@ func TestLinuxProgramsMayDoAnything(t *testing.T) {
 			"--socket", fmt.Sprintf("name=door,unix=@upv-storm-%d,listen=on", os.Getpid()),
 		}
 		r.script = `set -e
-			pins() { cat /proc/sys/vm/stat_refresh; awk '/nr_foll_pin_acquired/ {n += $2} /nr_foll_pin_released/ {n -= $2} END {print n}' /proc/vmstat; }
+			` + pins + `
 			before=$(pins)
 			for seed in ` + strings.Join(seeds, " ") + `; do
 				echo "seed $seed"

@@ -251,7 +251,7 @@ func TestLinuxUnbindsWhileTheHostIsStuck(t *testing.T) {
 		r.disks = []string{path}
 		r.script = `
 			dev=$(basename /sys/bus/pci/drivers/uringpv/0*)
-			pins() { cat /proc/sys/vm/stat_refresh; awk '/nr_foll_pin_acquired/ {n += $2} /nr_foll_pin_released/ {n -= $2} END {print n}' /proc/vmstat; }
+			` + pins + `
 			before=$(pins)
 			echo 1500 >/sys/block/upv0/queue/io_timeout
 			exec 3<&0

@@ -6,11 +6,13 @@ import (
 	"bytes"
 	"errors"
 	"fmt"
+	"maps"
 	"math/rand/v2"
 	"os"
 	"path/filepath"
 	"runtime"
 	"runtime/debug"
+	"slices"
 	"strconv"
 	"strings"
 	"testing"
@@ -31,7 +33,7 @@ func init() {
 	if filepath.Base(os.Args[0]) != guestProgram {
 		return
 	}
-	p := &program{}
+	p := &program{own: os.Getenv("RING") == "own"}
 	defer time.AfterFunc(hung, p.hangs).Stop()
 	if f := programs[os.Args[1]]; f != nil {
 		f(p, os.Args[2:])
@@ -50,9 +52,11 @@ var programs = map[string]func(*program, []string){
 	"mediated": (*program).mediated,
 	"limits":   (*program).limits,
 	"mapped":   (*program).mapped,
+	"lend":     (*program).lend,
 	"stretch":  (*program).stretch,
 	"hang":     (*program).hang,
 	"fork":     (*program).fork,
+	"exec":     (*program).exec,
 	"refused":  (*program).refused,
 	"reset":    (*program).reset,
 	"spent":    (*program).spent,
@@ -62,7 +66,10 @@ var programs = map[string]func(*program, []string){
 }
 
 // program is a run in the guest.
-type program struct{ failed int }
+type program struct {
+	failed int
+	own    bool // RING=own: mediated rings are the device's own backend's
+}
 
 // hung is how long a program may take: some twenty times as long as any does.
 const hung = 2 * time.Minute
@@ -112,6 +119,7 @@ func (p *program) memory(n int) []byte {
 }
 
 func (p *program) open(c uring.Config) *uring.Ring {
+	c.NoExtra = c.NoExtra || p.own
 	r, err := uring.Open("/dev/uringpv0", c)
 	p.check(err)
 	return r
@@ -149,6 +157,63 @@ func (p *program) want(what string, got, want int32) {
 		p.failed++
 		_, _, line, _ := runtime.Caller(1)
 		fmt.Printf("uring-guest:%d: %s: %d, want %d\n", line, what, got, want)
+	}
+}
+
+// backend is the device's, as its driver has it.
+func (p *program) backend() string {
+	names, err := filepath.Glob("/sys/bus/pci/drivers/uringpv/*/uringpv/backend")
+	p.check(err)
+	if len(names) != 1 {
+		p.check(fmt.Errorf("%d devices", len(names)))
+	}
+	b, err := os.ReadFile(names[0])
+	p.check(err)
+	return strings.TrimSpace(string(b))
+}
+
+// lacks says whether p's mediated rings are without the opcode: what isolated lacks, a
+// ring of its own does.
+func (p *program) lacks(op uint8) bool {
+	if !p.own || p.backend() != backendIsolated {
+		return false
+	}
+	switch op {
+	case uring.OpConnect, uring.OpFallocate, uring.OpClose, uring.OpTimeoutRemove:
+		return true
+	case uring.OpShutdown:
+		_, err := os.Stat(filepath.Join(uring.Directory, "door")) // of a device with a listener
+		return err == nil
+	}
+	return false
+}
+
+// mediatedOpcodes are all that a mediated ring may have.
+var mediatedOpcodes = []uint8{
+	uring.OpNop, uring.OpReadv, uring.OpWritev, uring.OpFsync, uring.OpReadFixed, uring.OpWriteFixed, uring.OpPollAdd, uring.OpPollRemove,
+	uring.OpSyncFileRange, uring.OpSendmsg, uring.OpRecvmsg, uring.OpTimeout, uring.OpTimeoutRemove, uring.OpAccept, uring.OpAsyncCancel,
+	uring.OpLinkTimeout, uring.OpConnect, uring.OpFallocate, uring.OpClose, uring.OpRead, uring.OpWrite, uring.OpSend, uring.OpRecv,
+	uring.OpRemoveBuffers, uring.OpShutdown,
+}
+
+// probed compares what a mediated ring says that it may do with what it may do: that,
+// and nothing else.
+func (p *program) probed(r *uring.Ring) {
+	want := slices.DeleteFunc(slices.Clone(mediatedOpcodes), p.lacks)
+	p.offers(r, want)
+	for op := range 256 {
+		if !slices.Contains(want, uint8(op)) {
+			p.want(fmt.Sprintf("opcode %d", op), p.do(r, uring.SQE{Opcode: uint8(op)}), -int32(unix.EINVAL))
+		}
+	}
+}
+
+// offers compares what a ring's probe says with want.
+func (p *program) offers(r *uring.Ring, want []uint8) {
+	ops, err := r.Probe()
+	p.check(err)
+	if got := slices.Sorted(maps.Keys(ops)); !slices.Equal(got, want) {
+		p.errorf("probe says that there are the opcodes %d, want %d", got, want)
 	}
 }
 
@@ -345,21 +410,15 @@ func (p *program) mediated(args []string) {
 	// Bad requests end in a CQE, and the ring lives.
 	p.want("READ into nothing", p.do(r, uring.SQE{Opcode: uring.OpRead, FD: fd, Addr: 4096, Len: 512}), -int32(unix.EFAULT))
 	p.want("a file of the guest's own", p.do(r, uring.SQE{Opcode: uring.OpRead, FD: 0, Addr: uring.Addr(back), Len: 512}), -int32(unix.EBADF))
-	p.want("a closed file", p.do(r, uring.SQE{Opcode: uring.OpRead, FD: 999, Addr: uring.Addr(back), Len: 512}), -int32(unix.EBADF))
+	p.want("a file that never was", p.do(r, uring.SQE{Opcode: uring.OpRead, FD: 999, Addr: uring.Addr(back), Len: 512}), -int32(unix.EBADF))
+	p.closes(r, args[0])
 	p.want("an unknown opcode", p.do(r, uring.SQE{Opcode: 200}), -int32(unix.EINVAL))
 	p.want("a personality", p.do(r, uring.SQE{Opcode: uring.OpNop, Personality: 1}), -int32(unix.EINVAL))
 	ro := p.file(args[0], os.O_RDONLY)
 	p.want("WRITE to what is open for reading", p.do(r, uring.SQE{Opcode: uring.OpWrite, FD: int32(ro.Fd()), Addr: uring.Addr(data), Len: 512}), -int32(unix.EBADF))
 	p.want("READ of it", p.do(r, uring.SQE{Opcode: uring.OpRead, FD: int32(ro.Fd()), Addr: uring.Addr(back), Len: 512}), 512)
 	p.want("NOP", p.do(r, deviceNop), 0)
-	ops, err := r.Probe()
-	p.check(err)
-	for _, op := range []uint8{uring.OpNop, uring.OpRead, uring.OpWrite, uring.OpReadv, uring.OpWritev, uring.OpReadFixed, uring.OpFsync} {
-		if !ops[op] {
-			p.errorf("probe says that there is no opcode %d", op)
-		}
-	}
-	fmt.Printf("opcodes: %v\n", ops)
+	p.probed(r)
 
 	// More CQEs than the ring has room for: none is lost. Those that the driver makes
 	// come in order.
@@ -370,6 +429,23 @@ func (p *program) mediated(args []string) {
 	if n := p.pinned(); n != before {
 		p.errorf("%d pages are pinned at the end, %d before", n, before)
 	}
+}
+
+// closes closes a file that reads are in flight of, and that is registered.
+func (p *program) closes(r *uring.Ring, name string) {
+	f, m := p.file(name, os.O_RDONLY), p.memory(256<<10)
+	p.check(r.RegisterFiles([]*os.File{f}))
+	read := uring.SQE{Opcode: uring.OpRead, FD: int32(f.Fd()), Addr: uring.Addr(m), Len: uint32(len(m))}
+	p.put(r, 0, slices.Repeat([]uring.SQE{read}, 8)...)
+	p.check(f.Close())
+	for _, c := range p.take(r, 8) {
+		p.want("a read in flight of a file that is closed", c.Res, int32(len(m)))
+	}
+	p.want("a closed file", p.do(r, read), -int32(unix.EBADF))
+	read.Flags, read.FD = uring.SQEFixedFile, 0
+	p.want("a registered file that was closed", p.do(r, read), int32(len(m)))
+	p.check(r.UnregisterFiles())
+	p.want("one that is not registered any more", p.do(r, read), -int32(unix.EBADF))
 }
 
 // limits: the device's rings are shared out, and come back.
@@ -464,6 +540,33 @@ func (p *program) issuer() {
 	p.check(r.Close())
 }
 
+// lent is where lend says its pool's address.
+const lent = "/tmp/lent"
+
+// lend has a mapped ring whose pool another process tries to reach, until it takes the
+// file away that says where the pool is.
+func (p *program) lend(args []string) {
+	f := p.file(args[0], os.O_RDONLY)
+	m, err := uring.OpenMapped("/dev/uringpv0", uring.MappedConfig{Entries: 4, Pool: 1 << 20, Files: []*os.File{f}})
+	p.check(err)
+	const mine = 0x5a
+	for i := range m.Pool() {
+		m.Pool()[i] = mine
+	}
+	addr, index, _ := m.Locate(0, 64<<10)
+	p.check(os.WriteFile(lent+".new", strconv.AppendUint(nil, addr, 10), 0o600))
+	p.check(os.Rename(lent+".new", lent))
+	for err == nil {
+		time.Sleep(50 * time.Millisecond)
+		_, err = os.Stat(lent)
+	}
+	if i := slices.IndexFunc(m.Pool(), func(b byte) bool { return b != mine }); i >= 0 {
+		p.errorf("somebody has written to byte %d of the pool", i)
+	}
+	p.want("READ_FIXED", p.do(&m.Ring, uring.SQE{Opcode: uring.OpReadFixed, Flags: uring.SQEFixedFile, Addr: addr, Len: 4096, BufIndex: index}), 4096)
+	p.check(m.Close())
+}
+
 // mapped uses a ring of its own, and finds that it reaches nothing else.
 func (p *program) mapped(args []string) {
 	f := p.file(args[0], os.O_RDWR)
@@ -471,6 +574,7 @@ func (p *program) mapped(args []string) {
 	p.check(err)
 	other, err := uring.OpenMapped("/dev/uringpv0", uring.MappedConfig{Entries: 4, Pool: 1 << 16, Files: []*os.File{f}})
 	p.check(err)
+	p.offers(&m.Ring, []uint8{uring.OpNop, uring.OpFsync, uring.OpReadFixed, uring.OpWriteFixed})
 	pool := m.Pool()
 	fmt.Printf("pool of %d bytes in chunks of %d\n", len(pool), m.Chunk())
 	at := func(off, n uint64) (sqe uring.SQE) {
@@ -498,10 +602,17 @@ func (p *program) mapped(args []string) {
 	outside := rd
 	outside.Addr += size // past the last chunk
 	p.want("past the pool", p.do(&m.Ring, outside), -int32(unix.EFAULT))
-	theirs, _, _ := other.Locate(0, size)
 	stolen := rd
-	stolen.Addr = theirs
-	p.want("another process's pool", p.do(&m.Ring, stolen), -int32(unix.EFAULT))
+	stolen.Addr, _, _ = other.Locate(0, size)
+	p.want("another ring's pool", p.do(&m.Ring, stolen), -int32(unix.EFAULT))
+	stolen.Addr, err = strconv.ParseUint(args[1], 10, 64)
+	p.check(err)
+	for _, op := range []uint8{uring.OpReadFixed, uring.OpWriteFixed} {
+		for stolen.BufIndex = range 4 {
+			stolen.Opcode = op
+			p.want(fmt.Sprintf("another process's pool, as buffer %d", stolen.BufIndex), p.do(&m.Ring, stolen), -int32(unix.EFAULT))
+		}
+	}
 	for gpa := uint64(0); gpa < 64<<20; gpa += 16 << 20 {
 		kernel := rd
 		kernel.Addr = uint64(memmap.AddrBase) + gpa
@@ -524,6 +635,7 @@ func (p *program) mapped(args []string) {
 	ro := p.file(args[0], os.O_RDONLY)
 	reader, err := uring.OpenMapped("/dev/uringpv0", uring.MappedConfig{Entries: 4, Pool: 1 << 16, Files: []*os.File{ro}})
 	p.check(err)
+	p.offers(&reader.Ring, []uint8{uring.OpNop, uring.OpReadFixed})
 	addr, index, _ := reader.Locate(0, 512)
 	p.want("WRITE_FIXED", p.do(&reader.Ring, uring.SQE{Opcode: uring.OpWriteFixed, Flags: uring.SQEFixedFile, Addr: addr, Len: 512, BufIndex: index}), -int32(unix.EACCES))
 	p.want("READ_FIXED", p.do(&reader.Ring, uring.SQE{Opcode: uring.OpReadFixed, Flags: uring.SQEFixedFile, Addr: addr, Len: 512, BufIndex: index}), 512)
@@ -593,11 +705,14 @@ func loop(m *uring.Mapped, n int, addr uint64, index uint16) (left, bad int) {
 	return 0, bad
 }
 
+// largePool is what a leak of a mapped ring's pool would be: one that stands out.
+const largePool = 8 << 20
+
 // hang keeps requests of both kinds of rings in flight until it is killed.
 func (p *program) hang(args []string) {
 	f := p.file(args[0], os.O_RDWR)
 	r := p.open(uring.Config{Entries: 64})
-	m, err := uring.OpenMapped("/dev/uringpv0", uring.MappedConfig{Entries: 64, Pool: 1 << 20, Files: []*os.File{f}})
+	m, err := uring.OpenMapped("/dev/uringpv0", uring.MappedConfig{Entries: 64, Pool: largePool, Files: []*os.File{f}})
 	p.check(err)
 	b := p.memory(1 << 20)
 	p.check(r.RegisterBuffers([][]byte{b}))
@@ -635,7 +750,7 @@ func (p *program) hang(args []string) {
 func (p *program) fork(args []string) {
 	f := p.file(args[0], os.O_RDWR)
 	r := p.open(uring.Config{Entries: 8})
-	m, err := uring.OpenMapped("/dev/uringpv0", uring.MappedConfig{Entries: 8, Pool: 1 << 16, Files: []*os.File{f}})
+	m, err := uring.OpenMapped("/dev/uringpv0", uring.MappedConfig{Entries: 8, Pool: largePool, Files: []*os.File{f}})
 	p.check(err)
 	b := p.memory(8192)
 	pid, _, errno := unix.RawSyscall(unix.SYS_FORK, 0, 0, 0)
@@ -661,7 +776,34 @@ func (p *program) fork(args []string) {
 	p.want("READ", p.do(r, uring.SQE{Opcode: uring.OpRead, FD: int32(f.Fd()), Addr: uring.Addr(b), Len: 8192}), 8192)
 	addr, index, _ := m.Locate(0, 4096)
 	p.want("READ_FIXED", p.do(&m.Ring, uring.SQE{Opcode: uring.OpReadFixed, Flags: uring.SQEFixedFile, Addr: addr, Len: 4096, BufIndex: index}), 4096)
-	p.check(unix.Exec("/bin/sh", []string{"sh", "-c", "ls -l /proc/self/fd >/tmp/fds; ! grep -q uringpv /tmp/fds && echo fork: pass"}, os.Environ()))
+	p.becomes("fork")
+}
+
+// becomes ends the program in another, which has no descriptor of the device's.
+func (p *program) becomes(name string) {
+	p.check(unix.Exec("/bin/sh", []string{"sh", "-c", "ls -l /proc/self/fd >/tmp/fds; ! grep -q uringpv /tmp/fds && echo " + name + ": pass"}, os.Environ()))
+}
+
+// exec has eight reads in flight on a ring of each kind when it executes another program.
+func (p *program) exec(args []string) {
+	f := p.file(args[0], os.O_RDONLY)
+	info, err := uring.Info(f)
+	p.check(err)
+	off := uint64(0)
+	if info.Size == 0 { // of a pipe, for example, which never ends them
+		off = ^uint64(0)
+	}
+	r := p.open(uring.Config{Entries: 8})
+	m, err := uring.OpenMapped("/dev/uringpv0", uring.MappedConfig{Entries: 8, Pool: largePool, Files: []*os.File{f}})
+	p.check(err)
+	b := p.memory(1 << 20)
+	p.check(r.RegisterBuffers([][]byte{p.memory(1 << 20)}))
+	addr, index, _ := m.Locate(0, 1<<20)
+	read := uring.SQE{Opcode: uring.OpRead, FD: int32(f.Fd()), Off: off, Addr: uring.Addr(b), Len: uint32(len(b))}
+	fixed := uring.SQE{Opcode: uring.OpReadFixed, Flags: uring.SQEFixedFile, Off: off, Addr: addr, Len: 1 << 20, BufIndex: index}
+	p.put(r, 0, slices.Repeat([]uring.SQE{read}, 8)...)
+	p.put(&m.Ring, 0, slices.Repeat([]uring.SQE{fixed}, 8)...)
+	p.becomes("exec")
 }
 
 // refused tells that there is no device for programs.
@@ -677,7 +819,7 @@ func (p *program) reset(args []string) {
 	before := p.pinned()
 	f := p.file(args[0], os.O_RDWR)
 	r := p.open(uring.Config{Entries: 8})
-	m, err := uring.OpenMapped("/dev/uringpv0", uring.MappedConfig{Entries: 8, Pool: 1 << 16, Files: []*os.File{f}})
+	m, err := uring.OpenMapped("/dev/uringpv0", uring.MappedConfig{Entries: 8, Pool: largePool, Files: []*os.File{f}})
 	p.check(err)
 	b := p.memory(64 << 10)
 	p.check(r.RegisterBuffers([][]byte{b}))
@@ -763,6 +905,11 @@ func eachLinuxRings(t *testing.T, backend string, cpus []int, f func(t *testing.
 // programRings are the rings of a guest with n vCPUs that leave eight to programs.
 func programRings(r *linuxRun) { r.options = "rings=" + strconv.Itoa(r.cpus+1+8) }
 
+// pins is a function of scripts' that says how many pages are pinned.
+const pins = `
+	pins() { cat /proc/sys/vm/stat_refresh; awk '/nr_foll_pin_acquired/ {n += $2} /nr_foll_pin_released/ {n -= $2} END {print n}' /proc/vmstat; }
+`
+
 func TestLinuxProgramsUseMediatedRings(t *testing.T) {
 	eachLinuxRings(t, backendPassthrough, []int{2}, func(t *testing.T, r linuxRun) {
 		r.withProgram(t)
@@ -789,13 +936,21 @@ func TestLinuxProgramsUseMappedRings(t *testing.T) {
 		programRings(&r)
 		r.disks = []string{image(t, 64<<20)}
 		r.script = `set -e
-			/uring-guest mapped disk0
+			` + pins + `
+			before=$(pins)
+			/uring-guest lend disk0 & lender=$!
+			until [ -e ` + lent + ` ]; do sleep 0.1; done
+			/uring-guest mapped disk0 $(cat ` + lent + `)
+			rm ` + lent + `
+			wait $lender
 			GODEBUG=asyncpreemptoff=1 strace -f -o /tmp/trace /uring-guest stretch disk0 100000
 			awk '/getpgrp/ {thread = $1; calls = 0; next}
 				/getppid/ && $1 == thread {print calls " system calls in the stretch"; ended = 1; exit calls != 0}
 				$1 == thread {calls++; print}
 				END {if (!ended) exit 1}' /tmp/trace
-			/uring-guest fork disk0`
+			/uring-guest fork disk0
+			test "$(pins)" = "$before"
+			/uring-guest limits 8`
 		r.run(t)
 	})
 }
@@ -807,7 +962,9 @@ func TestLinuxRingsOutliveNothing(t *testing.T) {
 		r.disks = []string{image(t, 64<<20)}
 		r.script = `set -e
 			dev=$(basename /sys/bus/pci/drivers/uringpv/0*)
-			pins() { cat /proc/sys/vm/stat_refresh; awk '/nr_foll_pin_acquired/ {n += $2} /nr_foll_pin_released/ {n -= $2} END {print n}' /proc/vmstat; }
+			` + pins + `
+			# Free memory and slabs that cannot be given back, in KiB.
+			memory() { sync; echo 3 >/proc/sys/vm/drop_caches; cat /proc/sys/vm/stat_refresh; awk '/^(MemFree|SUnreclaim):/ {print $2}' /proc/meminfo; }
 			before=$(pins)
 			for i in 1 2 3; do
 				rm -f /tmp/hangs
@@ -816,11 +973,20 @@ func TestLinuxRingsOutliveNothing(t *testing.T) {
 				! rmmod uringpv
 				kill -9 $!
 				wait $! || true
+				test "$(pins)" = "$before"
+				/uring-guest exec disk0
+				test "$(pins)" = "$before"
+				/uring-guest fork disk0
+				test "$(pins)" = "$before"
+				/uring-guest reset disk0 /sys/bus/pci/drivers/uringpv/$dev/uringpv/reset 1
+				test "$(pins)" = "$before"
+				/uring-guest limits 8
+				set -- $(memory)
+				echo "round $i: $1 KiB are free, $2 KiB of slabs"
+				[ $i != 1 ] || { free=$1; slabs=$2; } # the first time some things stay
 			done
-			test "$(pins)" = "$before"
-			/uring-guest limits 8
-			/uring-guest reset disk0 /sys/bus/pci/drivers/uringpv/$dev/uringpv/reset 1
-			/uring-guest limits 8
+			test $((free - $1)) -lt 6000
+			test $(($2 - slabs)) -lt 1000
 			/uring-guest reset disk0 /sys/bus/pci/drivers/uringpv/unbind $dev gone
 			! test -e /dev/uringpv0
 			echo $dev >/sys/bus/pci/drivers/uringpv/bind
