@@ -4,8 +4,6 @@ package uringpv_test
 
 import (
 	"context"
-	"encoding/binary"
-	"slices"
 	"sync/atomic"
 	"testing"
 
@@ -81,44 +79,9 @@ func FuzzRegisters(f *testing.F) {
 	})
 }
 
-// registerSeeds are inputs of devicetest.Commands: a ring, lists in RAM, and
-// RING_REGISTER with each opcode, right and nearly right.
-func registerSeeds() (seeds [][]byte) {
-	const list = 0x4000
-	poke := func(b []byte) []byte {
-		in := binary.LittleEndian.AppendUint32([]byte{7}, list)
-		return append(append(append(in, byte(len(b))), b...), 0)
-	}
-	register := func(r abi.Register) []byte {
-		return append([]byte{1, abi.CmdRingRegister, 0, abi.RegisterSize}, abi.Encode(&r)...)
-	}
-	ring := []byte{3, 0, 0, 3, 0, 0}
-	files := poke([]byte{1, 0, 0, 0, 0xff, 0xff, 0xff, 0xff, 0xfe, 0xff, 0xff, 0xff})
-	buffer := poke(abi.Encode(&abi.Range{Addr: 0x3000, Len: 0x2000}))
-	for _, r := range []abi.Register{
-		{Opcode: regProbe, NrArgs: 64, Addr: list},
-		{Opcode: regFilesUpdate, NrArgs: 2, Addr: list},
-		{Opcode: regFilesUpdate, NrArgs: 1, Offset: 1, Addr: list + 8},
-		{Opcode: regFilesUpdate, NrArgs: 0xffffffff, Offset: 1, Addr: list},
-		{Opcode: unregFiles},
-		{Opcode: regEventfd, NrArgs: 1, Addr: 2},
-		{Opcode: unregEventfd},
-	} {
-		seeds = append(seeds, slices.Concat(ring, files, register(r), register(r)))
-	}
-	for _, r := range []abi.Register{
-		{Opcode: regBuffers, NrArgs: 1, Addr: list},
-		{Opcode: regBuffersUpdate, NrArgs: 1, Addr: list},
-		{Opcode: regBuffersUpdate, NrArgs: 1, Offset: 0xffffffff, Addr: list},
-	} {
-		seeds = append(seeds, slices.Concat(ring, buffer, register(r), register(abi.Register{Opcode: unregBuffers}), register(r), register(r)))
-	}
-	return seeds
-}
-
 func FuzzAdminCommand(f *testing.F) {
 	m := devicetest.Memory(f, memmap.MinRAM)
-	for _, seed := range slices.Concat(devicetest.Seeds(), registerSeeds()) {
+	for _, seed := range devicetest.Seeds() {
 		f.Add(seed)
 	}
 	f.Fuzz(func(t *testing.T, data []byte) {

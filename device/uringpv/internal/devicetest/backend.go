@@ -6,11 +6,13 @@ import (
 	"encoding/binary"
 	"os"
 	"path/filepath"
+	"slices"
 	"testing"
 
 	"github.com/uringpv/uringpv/device/uringpv"
 	"github.com/uringpv/uringpv/device/uringpv/abi"
 	"github.com/uringpv/uringpv/device/uringpv/disk"
+	"github.com/uringpv/uringpv/hostring"
 	"github.com/uringpv/uringpv/memmap"
 )
 
@@ -80,12 +82,47 @@ func Seeds() [][]byte {
 	buffer := binary.LittleEndian.AppendUint32([]byte{7}, 0x4000)
 	buffer = append(append(buffer, abi.RangeSize), abi.Encode(&abi.Range{Addr: 0x1000, Len: 0x2000})...)
 	buffer = append(buffer, 0, 3, 0, 0, 1, 0, 1, 6, 0, 1)
-	return [][]byte{
+	return append(registerSeeds(), [][]byte{
 		{3, 0, 0, 3, 0, 0, 6, 0, 0, 16, 6, 1, 0, 0, 3, 0, 0, 3, 0, 0},                    // a ring, entered, destroyed, made again
 		{3, 0, 0, 3, 1, 0, 3, 1, 32, 7, 2, 0, 3, 2, 32, 7, 2, 0, 6, 2, 0, 0, 6, 2, 0, 0}, // polled; overlaps; RESET
 		append([]byte{1, 1, 0, 200}, make([]byte, 200)...),                               // IDENTIFY
 		{3, 1, 0, 1, 0, 3, 5, 0, 2, 6, 8, 1, 11, 16, 0, 0, 0, 0, 0, 0, 0},                // lists and opcodes
 		append([]byte{0}, register...),
 		buffer,
+	}...)
+}
+
+// registerSeeds are inputs of Commands: a ring, lists in RAM, and
+// RING_REGISTER with each opcode, right and nearly right.
+func registerSeeds() (seeds [][]byte) {
+	const list = 0x4000
+	poke := func(b []byte) []byte {
+		in := binary.LittleEndian.AppendUint32([]byte{7}, list)
+		return append(append(append(in, byte(len(b))), b...), 0)
 	}
+	register := func(r abi.Register) []byte {
+		return append([]byte{1, abi.CmdRingRegister, 0, abi.RegisterSize}, abi.Encode(&r)...)
+	}
+	ring := []byte{3, 0, 0, 3, 0, 0}
+	files := poke([]byte{1, 0, 0, 0, 0xff, 0xff, 0xff, 0xff, 0xfe, 0xff, 0xff, 0xff})
+	buffer := poke(abi.Encode(&abi.Range{Addr: 0x3000, Len: 0x2000}))
+	for _, r := range []abi.Register{
+		{Opcode: uint32(hostring.RegisterProbe), NrArgs: 64, Addr: list},
+		{Opcode: uint32(hostring.RegisterFilesUpdate), NrArgs: 2, Addr: list},
+		{Opcode: uint32(hostring.RegisterFilesUpdate), NrArgs: 1, Offset: 1, Addr: list + 8},
+		{Opcode: uint32(hostring.RegisterFilesUpdate), NrArgs: 0xffffffff, Offset: 1, Addr: list},
+		{Opcode: uint32(hostring.UnregisterFiles)},
+		{Opcode: uint32(hostring.RegisterEventfd), NrArgs: 1, Addr: 2},
+		{Opcode: uint32(hostring.UnregisterEventfd)},
+	} {
+		seeds = append(seeds, slices.Concat(ring, files, register(r), register(r)))
+	}
+	for _, r := range []abi.Register{
+		{Opcode: uint32(hostring.RegisterBuffers), NrArgs: 1, Addr: list},
+		{Opcode: uint32(hostring.RegisterBuffersUpdate), NrArgs: 1, Addr: list},
+		{Opcode: uint32(hostring.RegisterBuffersUpdate), NrArgs: 1, Offset: 0xffffffff, Addr: list},
+	} {
+		seeds = append(seeds, slices.Concat(ring, buffer, register(r), register(abi.Register{Opcode: uint32(hostring.UnregisterBuffers)}), register(r), register(r)))
+	}
+	return seeds
 }
