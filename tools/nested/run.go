@@ -253,7 +253,7 @@ func (r *run) qemu(m machine, initrd string) []string {
 		cmdline += " quiet"
 	}
 	return append(append([]string{}, m.QEMU...),
-		"-accel", "tcg,thread=multi", "-cpu", "EPYC,+svm,+npt", "-smp", strconv.Itoa(r.cpus), "-m", strconv.Itoa(r.memory),
+		"-accel", "tcg,thread=multi", "-cpu", "EPYC,+svm,+npt,+pku", "-smp", strconv.Itoa(r.cpus), "-m", strconv.Itoa(r.memory),
 		"-nodefaults", "-no-user-config", "-vga", "none", "-display", "none", "-no-reboot",
 		"-kernel", m.Kernel, "-initrd", initrd, "-append", cmdline)
 }

@@ -6,6 +6,7 @@ import (
 	"bufio"
 	"bytes"
 	"context"
+	"debug/elf"
 	"encoding/binary"
 	"errors"
 	"fmt"
@@ -107,7 +108,7 @@ func TestOwnerHasNothingElse(t *testing.T) {
 			base := uint64(g.Memory.Base())
 			switch {
 			case m.start == base && m.end == base+g.Memory.Layout().Size() && m.perms == "rw-s":
-			case m.end-m.start == memmap.PageSize && m.perms == "r-xp":
+			case m.end-m.start == memmap.PageSize && m.perms == "--xp":
 				page++
 			default:
 				t.Errorf("it has mapped %x-%x %s %q", m.start, m.end, m.perms, m.name)
@@ -150,6 +151,9 @@ func alone(t testing.TB, o *owner, fsize uint64) {
 			t.Errorf("its limits have no %q: %s", want, limits)
 		}
 	}
+	if all := apartMount | apartNet | apartIPC | apartUTS | apartCgroup | apartRoot; os.Geteuid() == 0 && os.Getenv("REQUIRE_IO_URING") == "1" && o.apart&all != all {
+		t.Errorf("root's owner is apart by %#x, want at least %#x", uint32(o.apart), uint32(all))
+	}
 	for ns, bit := range map[string]apart{
 		"user": apartUser, "mnt": apartMount, "net": apartNet, "ipc": apartIPC, "uts": apartUTS, "cgroup": apartCgroup,
 	} {
@@ -172,6 +176,12 @@ func alone(t testing.TB, o *owner, fsize uint64) {
 		if all, err := os.ReadDir(fmt.Sprintf("/proc/%d/root/", o.pid)); err != nil || len(all) != 0 {
 			t.Errorf("its root directory has %d entries, %v; want none", len(all), err)
 		}
+	}
+	var theirs, ours unix.Stat_t
+	if err := errors.Join(unix.Stat(fmt.Sprintf("/proc/%d/root", o.pid), &theirs), unix.Stat("/", &ours)); err != nil {
+		t.Error(err)
+	} else if other := theirs.Dev != ours.Dev || theirs.Ino != ours.Ino; other != (o.apart&apartRoot != 0) {
+		t.Errorf("its root directory is another one: %v, it says %#x", other, o.apart)
 	}
 	t.Logf("it is apart from the monitor by %#x", uint32(o.apart))
 }
@@ -226,15 +236,57 @@ func stream(t testing.TB) (uringpv.File, int) {
 	return uringpv.File{FD: p[0], Kind: abi.FileStream, Name: "socket", BlockSize: 1, DIOMemAlign: 1, DIOOffsetAlign: 1}, p[1]
 }
 
+// sink is where a request puts what it reads from memory.
+type sink int
+
+const (
+	nowhere sink = iota // it writes memory
+	toFile
+	toSocket
+)
+
 // op is an SQE for file 1 of a rig, the socket.
 func op(code uint8, addr uint64, n uint32) hostring.SQE {
 	return hostring.SQE{Opcode: code, Flags: hostring.SQEFixedFile, FD: 1, Addr: addr, Len: n, UserData: uint64(code)}
 }
 
+// hasProtectionKeys says whether this host can map code that cannot be read.
+func hasProtectionKeys(t testing.TB) bool {
+	t.Helper()
+	b, err := os.ReadFile("/proc/cpuinfo")
+	if err != nil {
+		t.Fatal(err)
+	}
+	return slices.Contains(strings.Fields(string(b)), "ospke")
+}
+
+// ownersPage is the page that stays, as the program has it.
+func ownersPage(t testing.TB, addr uint64) []byte {
+	t.Helper()
+	f, err := elf.NewFile(bytes.NewReader(program))
+	if err != nil {
+		t.Fatal(err)
+	}
+	for _, p := range f.Progs {
+		if p.Type == elf.PT_LOAD && p.Vaddr == addr && p.Filesz == memmap.PageSize {
+			b := make([]byte, p.Filesz)
+			if _, err := p.ReadAt(b, 0); err != nil {
+				t.Fatal(err)
+			}
+			return b
+		}
+	}
+	t.Fatalf("the program has no page at %#x", addr)
+	return nil
+}
+
 // TestPointersReachGuestRAMOnly: the very requests that work with guest RAM end in
-// -EFAULT with any other memory, and the ring lives on.
+// -EFAULT with any other memory, and the ring lives on. Where the host's CPU has no
+// protection keys the owner's page can be read, of which everybody has a copy.
 func TestPointersReachGuestRAMOnly(t *testing.T) {
 	testutil.NoLeaks(t)
+	keys := hasProtectionKeys(t)
+	t.Logf("the owner's page can be read: %v", !keys)
 	socket, other := stream(t)
 	g := ringtest.NewRig(t, newTestBackend, ringtest.Disk(t, 1<<20, false), socket)
 	secret := make([]byte, 64) // the monitor's heap
@@ -258,11 +310,11 @@ func TestPointersReachGuestRAMOnly(t *testing.T) {
 				name string
 				addr uint64
 				ok   bool // it can be read and written
-				read bool // it can be read, which says nothing
+				read bool // it can be read
 			}{
 				{"guest RAM", g.Addr(atData), true, true},
 				{"the monitor's heap", ringtest.AddrOf(secret), false, false},
-				{"the owner's page", page, false, true},
+				{"the owner's page", page, false, !keys},
 				{"behind the owner's page", page + memmap.PageSize, false, false},
 				{"address 0", 0, false, false},
 				{"below guest RAM", uint64(g.Memory.Base()) - 4096, false, false},
@@ -271,13 +323,10 @@ func TestPointersReachGuestRAMOnly(t *testing.T) {
 				{"no address", 0x800000000000, false, false},
 			}
 			const n = 64
+			code := ownersPage(t, page)
 			for _, p := range places {
 				if p.addr == 0 && p.name != "address 0" {
 					t.Fatalf("no address of %s", p.name)
-				}
-				want := int32(-int32(unix.EFAULT))
-				if p.ok {
-					want = n
 				}
 				disk := func(code uint8, addr uint64, n uint32) hostring.SQE {
 					s := op(code, addr, n)
@@ -289,55 +338,83 @@ func TestPointersReachGuestRAMOnly(t *testing.T) {
 						t.Fatal(err)
 					}
 				}
-				drain := func() {
+				drain := func() []byte { // what was sent
 					b := make([]byte, 4096)
-					_, _, _ = unix.Recvfrom(other, b, unix.MSG_DONTWAIT)
 					_, _, _ = unix.Recvfrom(socket.FD, b, unix.MSG_DONTWAIT)
+					n, _, _ := unix.Recvfrom(other, b, unix.MSG_DONTWAIT)
+					return b[:max(n, 0)]
 				}
 				for _, c := range []struct {
-					name  string
-					sqe   func() hostring.SQE
-					reads bool // the request only reads memory
+					name string
+					sqe  func() hostring.SQE
+					out  sink // where the request, which only reads memory, puts it
 				}{
-					{"READ", func() hostring.SQE { return disk(hostring.OpRead, p.addr, n) }, false},
+					{"READ", func() hostring.SQE { return disk(hostring.OpRead, p.addr, n) }, nowhere},
 					{"READ, async", func() hostring.SQE {
 						s := disk(hostring.OpRead, p.addr, n)
 						s.Flags |= hostring.SQEAsync
 						return s
-					}, false},
-					{"WRITE", func() hostring.SQE { return disk(hostring.OpWrite, p.addr, n) }, true},
-					{"READV", func() hostring.SQE { return disk(hostring.OpReadv, vec(g, p.addr, n), 1) }, false},
+					}, nowhere},
+					{"WRITE", func() hostring.SQE { return disk(hostring.OpWrite, p.addr, n) }, toFile},
+					{"READV", func() hostring.SQE { return disk(hostring.OpReadv, vec(g, p.addr, n), 1) }, nowhere},
 					{"READV, async", func() hostring.SQE {
 						s := disk(hostring.OpReadv, vec(g, p.addr, n), 1)
 						s.Flags |= hostring.SQEAsync
 						return s
-					}, false},
-					{"WRITEV", func() hostring.SQE { return disk(hostring.OpWritev, vec(g, p.addr, n), 1) }, true},
-					{"SEND", func() hostring.SQE { return op(hostring.OpSend, p.addr, n) }, true},
+					}, nowhere},
+					{"WRITEV", func() hostring.SQE { return disk(hostring.OpWritev, vec(g, p.addr, n), 1) }, toFile},
+					{"SEND", func() hostring.SQE { return op(hostring.OpSend, p.addr, n) }, toSocket},
 					{"SENDMSG", func() hostring.SQE {
 						return op(hostring.OpSendmsg, msg(g, 0, 0, vec(g, p.addr, n), 0, 0), 1)
-					}, true},
-					{"RECV", func() hostring.SQE { feed(); return op(hostring.OpRecv, p.addr, n) }, false},
+					}, toSocket},
+					{"RECV", func() hostring.SQE { feed(); return op(hostring.OpRecv, p.addr, n) }, nowhere},
 					{"RECVMSG", func() hostring.SQE {
 						feed()
 						return op(hostring.OpRecvmsg, msg(g, 0, 0, vec(g, p.addr, n), 0, 0), 1)
-					}, false},
+					}, nowhere},
 				} {
 					if _, err := unix.Pwrite(g.Files[0].FD, file, 0); err != nil {
 						t.Fatal(err)
 					}
 					clear(g.Data[atData : atData+n])
-					if c.reads {
+					if c.out != nowhere {
 						copy(g.Data[atData:], file)
 					}
-					res := d.Do(t, c.sqe())
-					if res != want && !(c.reads && p.read && res == n) {
+					if c.out == toFile {
+						if _, err := unix.Pwrite(g.Files[0].FD, make([]byte, n), 0); err != nil {
+							t.Fatal(err)
+						}
+					}
+					want, bytesWant := int32(-int32(unix.EFAULT)), []byte(nil)
+					switch {
+					case p.ok:
+						want, bytesWant = n, file
+					case p.read && c.out != nowhere:
+						want, bytesWant = n, code[:n]
+					}
+					if res := d.Do(t, c.sqe()); res != want {
 						t.Errorf("%s, %s: %d, want %d", c.name, p.name, res, want)
 					}
-					if p.ok && !c.reads && !bytes.Equal(g.Data[atData:atData+n], file) {
-						t.Errorf("%s, %s: wrong bytes", c.name, p.name)
+					sent := drain()
+					switch c.out {
+					case nowhere:
+						sent = g.Data[atData : atData+n]
+					case toFile:
+						sent = make([]byte, n)
+						if _, err := unix.Pread(g.Files[0].FD, sent, 0); err != nil {
+							t.Fatal(err)
+						}
 					}
-					drain()
+					if bytesWant != nil && !bytes.Equal(sent, bytesWant) {
+						t.Errorf("%s, %s: wrong bytes %q", c.name, p.name, sent)
+					}
+				}
+				if p.read && !p.ok { // the whole of it is what the program has there
+					got := make([]byte, memmap.PageSize)
+					res := d.Do(t, disk(hostring.OpWrite, p.addr, memmap.PageSize))
+					if _, err := unix.Pread(g.Files[0].FD, got, 0); err != nil || res != memmap.PageSize || !bytes.Equal(got, code) {
+						t.Errorf("%s can be read (%d, %v), and is not the program's page", p.name, res, err)
+					}
 				}
 				// The array of iovecs, the msghdr, its array and its name themselves.
 				if p.ok {
@@ -358,7 +435,7 @@ func TestPointersReachGuestRAMOnly(t *testing.T) {
 					"TIMEOUT's time": func() hostring.SQE { return op(hostring.OpTimeout, p.addr, 1) },
 				} {
 					if p.read {
-						continue // code is read as if it were data: the guest learns what it is
+						continue // code is read as if it were an address or a time
 					}
 					if name == "SENDMSG's name" && p.addr == 0 {
 						continue // no name
@@ -983,7 +1060,7 @@ func TestMemoryAboveTheHole(t *testing.T) {
 	}
 	base := uint64(m.Base())
 	want := []string{
-		"600000-601000 r-xp",
+		"600000-601000 --xp",
 		fmt.Sprintf("%x-%x rw-s", base, base+uint64(memmap.HoleStart)),
 		fmt.Sprintf("%x-%x rw-s", base+uint64(memmap.HoleEnd), base+uint64(memmap.HoleEnd)+1<<20),
 	}

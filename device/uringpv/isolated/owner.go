@@ -270,7 +270,7 @@ func (o *owner) fate() error {
 	case s.Signaled():
 		return fmt.Errorf("%w: process %d, by signal %d (%v)", ErrOwner, o.pid, int(s.Signal()), s.Signal())
 	case s.ExitStatus() == exitUnmap:
-		return fmt.Errorf("%w: the host's kernel did not let process %d unmap all of its memory", ErrOwner, o.pid)
+		return fmt.Errorf("%w: the host's kernel did not let process %d give up all of its memory", ErrOwner, o.pid)
 	default:
 		return fmt.Errorf("%w: process %d, with status %d", ErrOwner, o.pid, s.ExitStatus())
 	}

@@ -1,12 +1,18 @@
 /* SPDX-License-Identifier: Apache-2.0 */
-/* The page that stays: it unmaps all but itself and guest RAM, closes every
- * descriptor, which tells the monitor that it has, and sleeps. It has no stack, no
- * data, and nowhere to return to. */
+/* The page that stays: it unmaps all but itself and guest RAM, makes itself
+ * unreadable, closes every descriptor, which tells the monitor that it has, and
+ * sleeps. It has no stack, no data, and nowhere to return to.
+ *
+ * To map code that cannot be read takes the CPU's protection keys. The kernel uses one
+ * for memory that may be executed and nothing else, where there are any, and its
+ * threads for the ring have no access by any key but the common one. */
 
+#define __NR_mprotect 10
 #define __NR_munmap 11
 #define __NR_pause 34
 #define __NR_exit_group 231
 #define __NR_close_range 436
+#define PROT_EXEC 4
 #define PAGE 4096
 
 	.section .end, "ax"
@@ -54,7 +60,15 @@ owner_end:
 	test	%rax, %rax
 	jnz	fail
 
-2:	xor	%edi, %edi
+2:	mov	%r15, %rdi
+	mov	$PAGE, %esi
+	mov	$PROT_EXEC, %edx
+	mov	$__NR_mprotect, %eax
+	syscall
+	test	%rax, %rax
+	jnz	fail
+
+	xor	%edi, %edi
 	mov	$-1, %esi
 	xor	%edx, %edx
 	mov	$__NR_close_range, %eax

@@ -9,6 +9,7 @@
 #define NR_read 0
 #define NR_close 3
 #define NR_mmap 9
+#define NR_mprotect 10
 #define NR_rt_sigaction 13
 #define NR_rt_sigprocmask 14
 #define NR_write 1
@@ -319,6 +320,7 @@ static int filter_calls(void)
 		ALLOW(NR_write),
 		ALLOW(NR_read),
 		ALLOW(NR_munmap),
+		ALLOW(NR_mprotect),
 		ALLOW(NR_close_range),
 		ALLOW(NR_pause),
 		ALLOW(NR_exit_group),

@@ -69,6 +69,6 @@ enum owner_step {
 /* Exit statuses. */
 #define EXIT_ALONE 3	/* the monitor has gone */
 #define EXIT_FAILED 4	/* the answer says why */
-#define EXIT_UNMAP 5	/* something could not be unmapped, or closed */
+#define EXIT_UNMAP 5	/* something could not be unmapped, protected or closed */
 
 #endif
