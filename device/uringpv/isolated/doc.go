@@ -4,7 +4,8 @@
 // belongs to a process of its own, the ring's owner, which has nothing mapped but
 // guest RAM, at the addresses that the guest knows, and one page that it sleeps
 // in. So a guest may put raw pointers into SQEs, iovecs and msghdrs: they reach
-// guest RAM or nothing.
+// guest RAM or nothing, but for that page's code, which is no secret, where the CPU
+// has no protection keys to make it unreadable.
 //
 // It owns the owners, from their start to their last, and what else keeps a guest
 // in: restrictions on opcodes and to registered files, an empty table of

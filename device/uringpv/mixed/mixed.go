@@ -34,7 +34,7 @@ func New(fast, second uringpv.Backend) *Backend {
 	b.has, b.hasSecond, b.flags = b.caps.Opcodes, c.Opcodes, c.SQEFlags
 	b.caps.Extra = c.Opcodes.Without(&b.has)
 	b.caps.SetupFlags &= c.SetupFlags | hostring.SetupIOPoll
-	b.setup = c.SetupFlags
+	b.setup = c.SetupFlags &^ hostring.SetupIOPoll // of rings that only move data
 	b.caps.MaxEntries = min(b.caps.MaxEntries, c.MaxEntries)
 	b.caps.MaxFiles = min(b.caps.MaxFiles, c.MaxFiles)
 	b.caps.MaxBuffers = min(b.caps.MaxBuffers, c.MaxBuffers)

@@ -45,7 +45,7 @@ func two() (fast, second *one) {
 	second = &one{kind: abi.BackendRelay, caps: uringpv.Capabilities{
 		Policy: uringpv.Policy{
 			Opcodes: abi.OpcodesOf(hostring.OpNop, hostring.OpFallocate), SQEFlagsRequired: hostring.SQEFixedFile,
-			SQEFlags: hostring.SQEFixedFile | hostring.SQEAsync, SetupFlags: hostring.SetupSQPoll | hostring.SetupNoSQArray,
+			SQEFlags: hostring.SQEFixedFile | hostring.SQEAsync, SetupFlags: hostring.SetupSQPoll | hostring.SetupNoSQArray | hostring.SetupIOPoll,
 		},
 		MaxEntries: 32768, MaxFiles: 255, MaxBuffers: 1024, Stats: abi.StatSQEs | abi.StatBytes,
 	}}

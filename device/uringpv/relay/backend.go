@@ -28,8 +28,12 @@ import (
 const features = hostring.FeatSingleMmap | hostring.FeatNodrop | hostring.FeatSubmitStable |
 	hostring.FeatFastPoll | hostring.FeatPoll32Bits | hostring.FeatCQESkip
 
-// setupFlags are the IORING_SETUP_* that the relay can honour.
+// setupFlags are the IORING_SETUP_* that the relay can honour; IORING_SETUP_IOPOLL
+// comes on top where the host's kernel has featureIOPoll.
 const setupFlags = hostring.SetupSQPoll | hostring.SetupCQSize | hostring.SetupClamp | hostring.SetupNoSQArray
+
+// featureIOPoll is hostring's name for it.
+const featureIOPoll = "IOPOLL"
 
 // Limits of a ring. The host ring's CQ ring has as many entries as the guest's,
 // and the kernel's limit for that is 65536.
@@ -109,6 +113,9 @@ func New(c Config) (*Backend, error) {
 		MaxBuffers: maxBuffers,
 		Stats: abi.StatSQEs | abi.StatCQEs | abi.StatErrors | abi.StatBytes | abi.StatDoorbells |
 			abi.StatInterrupts | abi.StatOverflows,
+	}
+	if knows(featureIOPoll) {
+		b.caps.SetupFlags |= hostring.SetupIOPoll
 	}
 	for i := range c.Files {
 		if err := b.need(&c.Files[i]); err != nil {

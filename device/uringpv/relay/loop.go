@@ -75,7 +75,7 @@ func (r *Ring) serve() {
 			if quiet.IsZero() {
 				quiet = now
 			}
-			if now.Sub(quiet) < r.idle {
+			if now.Sub(quiet) < r.idle || r.polling() {
 				continue
 			}
 		}
@@ -116,6 +116,12 @@ func (r *Ring) pass() bool {
 // where they are while too many are held back: the host's kernel then ends requests
 // that give several, as it would for a guest's own ring that is full.
 func (r *Ring) reap() bool {
+	if r.polling() && !r.thread && r.host.Ready() == 0 {
+		// The kernel looks at the files' device when asked to.
+		if _, err := r.host.Enter(0, 0, hostring.EnterGetevents); err != nil && !later(err) {
+			r.fail(err)
+		}
+	}
 	if !r.reapable() {
 		return false
 	}
@@ -131,6 +137,10 @@ func (r *Ring) reap() bool {
 	}
 	return n > 0
 }
+
+// polling says whether something is in flight for whose completion somebody has to look.
+// It does not wait for anybody but a disk.
+func (r *Ring) polling() bool { return r.iopoll && r.slots.used > 0 }
 
 // reapable says whether there may be completions to take.
 func (r *Ring) reapable() bool {

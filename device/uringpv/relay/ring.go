@@ -81,6 +81,7 @@ type loop struct {
 	end    *quiesce.Sentinel // of host
 	sqpoll bool              // the guest's ring has IORING_SETUP_SQPOLL
 	thread bool              // and the host ring, too: a kernel thread submits
+	iopoll bool              // both have IORING_SETUP_IOPOLL: somebody has to look for completions
 	idle   time.Duration
 
 	files      []file     // the guest's table
@@ -242,8 +243,9 @@ func (r *Ring) openHost(b *Backend) (err error) {
 	c := hostring.Config{
 		Entries:   r.entries,
 		CQEntries: max(s.CQEntries, r.entries),
-		Flags:     hostring.SetupCQSize | hostring.SetupSubmitAll,
+		Flags:     hostring.SetupCQSize | hostring.SetupSubmitAll | s.Flags&hostring.SetupIOPoll,
 	}
+	r.iopoll = s.Flags&hostring.SetupIOPoll != 0
 	r.thread = r.sqpoll && !b.inline
 	if r.thread {
 		c.Flags |= hostring.SetupSQPoll
