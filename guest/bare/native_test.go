@@ -40,7 +40,11 @@ func TestConformanceCasesHoldOnTheHostsOwnRings(t *testing.T) {
 		switch l := bare.ParseLine(strings.TrimSuffix(s, "\n")); l.Kind {
 		case bare.Case:
 			cases++
-			if l.Result != bare.Pass {
+			want := bare.Pass
+			if l.Name == "iopoll" { // it was given no disk; tools/uringpv has one for it
+				want = bare.Skip
+			}
+			if l.Result != want {
 				t.Errorf("%s: %s: %s", l.Name, l.Result, l.Detail)
 			}
 		case bare.Value:

@@ -23,7 +23,7 @@ const conformanceSize = 1 << 20
 // conformanceNames are the names of those files in the guest.
 var conformanceNames = []string{
 	"connector", "connector2", "connector3", "dgram-a", "dgram-b", "eventfd", "file", "file2", "listener",
-	"pipe.read", "pipe.write", "ro", "stream-a", "stream-b",
+	"pipe.read", "pipe.write", "ro", "stream-a", "stream-b", "tcp-listener",
 }
 
 // conformanceExports are the files of one run of the conformance guest.
@@ -47,6 +47,7 @@ func makeConformanceExports(ctx context.Context, backend vmm.Choice) (_ *conform
 	c.listener = filepath.Join(c.dir, "s")
 	socket := export.SocketOptions{Name: "listener", Network: export.Unix, Address: c.listener, Listen: true}
 	connector := export.SocketOptions{Name: "connector", Network: export.Unix, Address: c.listener, GuestConnect: true}
+	tcp := export.SocketOptions{Name: "tcp-listener", Network: export.TCP, Address: "127.0.0.1:0", Listen: true}
 	connector2, connector3 := connector, connector
 	connector2.Name, connector3.Name = "connector2", "connector3"
 	for _, open := range []func() (*export.Export, error){
@@ -60,6 +61,7 @@ func makeConformanceExports(ctx context.Context, backend vmm.Choice) (_ *conform
 		func() (*export.Export, error) { return export.OpenSocket(ctx, connector3) },
 		func() (*export.Export, error) { return export.OpenPipe(export.PipeOptions{Name: "pipe"}) },
 		func() (*export.Export, error) { return export.OpenEventfd("eventfd") },
+		func() (*export.Export, error) { return export.OpenSocket(ctx, tcp) },
 	} {
 		if err := c.add(open()); err != nil {
 			return nil, err

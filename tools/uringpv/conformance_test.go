@@ -12,6 +12,8 @@ import (
 
 	"github.com/uringpv/uringpv/device/uringpv"
 	"github.com/uringpv/uringpv/device/uringpv/abi"
+	"github.com/uringpv/uringpv/device/uringpv/disk"
+	"github.com/uringpv/uringpv/hostring"
 	"github.com/uringpv/uringpv/images"
 	"github.com/uringpv/uringpv/internal/testutil"
 	"github.com/uringpv/uringpv/vmm"
@@ -42,7 +44,7 @@ func TestConformanceExportsAreThoseThatTheGuestKnows(t *testing.T) {
 		want := map[string]abi.FileKind{
 			"file": abi.FileRegular, "file2": abi.FileRegular, "ro": abi.FileRegular, "stream-a": abi.FileStream, "stream-b": abi.FileStream,
 			"dgram-a": abi.FileDgram, "dgram-b": abi.FileDgram, "listener": abi.FileListener, "connector": abi.FileStream, "connector2": abi.FileStream, "connector3": abi.FileStream,
-			"pipe.read": abi.FilePipe, "pipe.write": abi.FilePipe, "eventfd": abi.FileEventfd,
+			"pipe.read": abi.FilePipe, "pipe.write": abi.FilePipe, "eventfd": abi.FileEventfd, "tcp-listener": abi.FileListener,
 		}
 		if !maps.Equal(kinds, want) {
 			t.Errorf("files %v, want %v", kinds, want)
@@ -67,11 +69,56 @@ func TestConformanceExportsAreThoseThatTheGuestKnows(t *testing.T) {
 	}
 }
 
-// Every backend of this host runs the cases; none fails.
+// polledDisk makes a file and says whether rings with IORING_SETUP_IOPOLL can read and
+// write it. The nested machine's disk polls.
+func polledDisk(t *testing.T) (path string, polls bool) {
+	t.Helper()
+	path = filepath.Join(t.TempDir(), "polled.img")
+	if err := os.WriteFile(path, make([]byte, conformanceSize), 0o600); err != nil {
+		t.Fatal(err)
+	}
+	if d, err := disk.OpenDisk(path, disk.Options{Direct: true}); err != nil {
+		t.Logf("O_DIRECT: %v", err)
+	} else {
+		polls = d.File().Poll
+		if err := d.Close(); err != nil {
+			t.Error(err)
+		}
+	}
+	if !polls && os.Getenv("URINGPV_NESTED") != "" && os.Getenv("REQUIRE_IO_URING") == "1" {
+		t.Fatalf("%s: the machine's disk does not poll for completions", path)
+	}
+	return path, polls
+}
+
+// mayLack is what a backend's cases may do without on this host: why each is skipped.
+func mayLack(backend string, polls bool) map[string]string {
+	lack := map[string]string{}
+	if backend == backendPassthrough {
+		lack["cqe-skip-success"] = "IOSQE_CQE_SKIP_SUCCESS"
+	}
+	if !polls {
+		lack["iopoll"] = "not on a device that polls"
+	}
+	if f, _ := hostring.ProbeFeature(hostring.FeatureAllocRange); f.Result != hostring.Yes && backend != backendIsolated {
+		lack["accept-multishot"] = "multishot ACCEPT"
+	}
+	return lack
+}
+
+// Every backend of this host runs the cases; none fails, and what is skipped is what
+// cannot be.
 func TestConformancePassesOnEveryBackend(t *testing.T) {
 	testutil.NeedKVM(t)
 	testutil.NeedIOUring(t)
-	c := newCommand(t, "run", "--guest", "conformance", "--report", "json")
+	args := []string{"run", "--guest", "conformance", "--report", "json"}
+	path, polls := polledDisk(t)
+	if polls {
+		args = append(args, "--disk", path+",direct=on")
+	} else {
+		t.Log("NOT TESTED: iopoll: no disk here polls for completions")
+	}
+	c := newCommand(t, args...)
 	status := c.finish()
 	r := c.report()
 	if status != exitOK || r.Guest != "conformance" || r.Failed != 0 || r.Error != "" {
@@ -96,8 +143,8 @@ func TestConformancePassesOnEveryBackend(t *testing.T) {
 		switch {
 		case k.Result == resultFail:
 			t.Errorf("%s on %s: %s", k.Name, k.Backend, k.Detail)
-		case k.Result == resultSkip && k.Detail == "":
-			t.Errorf("%s on %s is skipped and does not say why", k.Name, k.Backend)
+		case k.Result == resultSkip != (mayLack(k.Backend, polls)[k.Name] != "") || !strings.Contains(k.Detail, mayLack(k.Backend, polls)[k.Name]):
+			t.Errorf("%s on %s: %s %s; to be skipped here: %v", k.Name, k.Backend, k.Result, k.Detail, mayLack(k.Backend, polls))
 		}
 	}
 	for _, b := range ran {

@@ -17,6 +17,7 @@ enum thing {
 	FILE_A, FILE_B, FILE_READONLY,
 	STREAM_A, STREAM_B, DGRAM_A, DGRAM_B, LISTENER, CONNECTOR, CONNECTOR_B, CONNECTOR_C,
 	PIPE_READ, PIPE_WRITE, EVENTFD,
+	TCP_LISTENER, /* of the guest alone */
 	THINGS,
 	NOTHING = 0x100, /* in a list for ring_files: no file */
 	UNCHANGED,       /* in a list for ring_files: the entry stays */
@@ -98,8 +99,17 @@ u64 address(const struct ring *r, const void *p);
 u16 buffer_of(const void *p);
 struct area whole_buffer(void);
 
-/* Addresses with no memory of the ring's behind them; at most 8. */
-u32 bad_addresses(const struct ring *r, u64 *list);
+/* Addresses with no memory of the ring's behind them; at most MAX_BAD. With into also
+ * such as can be read, for a request that would write there. */
+#define MAX_BAD 10
+u32 bad_addresses(const struct ring *r, bool into, u64 *list);
+
+/* Can a ring with IORING_SETUP_IOPOLL read and write DISK? SKIP with a reason if not. */
+enum verdict disk_polls(struct test *t);
+
+/* Whether -EINVAL for a multishot ACCEPT may say that it is not to be had here: then
+ * SKIP with the reason. */
+enum verdict no_multishot(struct test *t, const struct ring *r);
 
 /* Where LISTENER listens: a path. */
 const char *listener_path(void);
@@ -134,6 +144,10 @@ enum verdict quiet(struct test *t, struct ring *r, const char *what, u64 ms);
 /* Add to the trace something that the same sequence gives everywhere. */
 void trace(struct test *t, const char *fmt, ...) __attribute__((format(printf, 2, 3)));
 
+/* Its length now; and back to that: what came since need not be the same. */
+size_t trace_mark(const struct test *t);
+void trace_release(struct test *t, size_t mark);
+
 /* One read or write with this result. */
 enum verdict transfer(struct test *t, struct ring *r, u8 opcode, s32 fd, void *p, u32 len, u64 off, s32 want);
 
@@ -162,6 +176,7 @@ struct sockaddr_un {
 #define POLLOUT 0x4
 #define POLLHUP 0x10
 #define SHUT_WR 1
+#define SHUT_RDWR 2
 #define MSG_PEEK 0x2
 #define MSG_TRUNC 0x20
 #define MSG_DONTWAIT 0x40
@@ -219,6 +234,7 @@ CASE(seq_accept_any_entry);
 CASE(seq_accept_multishot);
 CASE(seq_close_slot);
 CASE(seq_refuse_pointer_outside_ram);
+CASE(seq_iopoll);
 CASE(seq_shutdown);
 
 #endif

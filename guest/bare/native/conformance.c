@@ -3,9 +3,10 @@
  * compared with. The exported things are made here: files in memory, sockets, a
  * pipe, an eventfd. No libc: system calls only.
  *
- *   listener=PATH  case=NAME
+ *   listener=PATH  disk=PATH  case=NAME
  *
- * PATH does not exist yet; the program binds a socket to it, and leaves it. */
+ * The listener's PATH does not exist yet; the program binds a socket to it, and leaves
+ * it. The disk's is a file on a device that polls, which is overwritten. */
 #include "conformance.h"
 
 #include "host.h"
@@ -17,6 +18,8 @@
 #define AF_STREAM 1
 #define AF_DGRAM 2
 #define O_RDONLY 0
+#define O_RDWR 2
+#define O_DIRECT 040000
 #define O_CLOEXEC 0x80000
 #define O_NONBLOCK 0x800
 #define SIGXFSZ 25
@@ -199,11 +202,25 @@ s32 ring_close(struct ring *r)
 	return 0;
 }
 
+/* Is the host's kernel at least this one? */
+static bool kernel_from(u32 major, u32 minor)
+{
+	static char names[6][65]; /* struct utsname */
+	u32 v[2] = { 0 };
+	const char *p = names[2]; /* its release */
+
+	must("uname", call(SYS_UNAME, (u64)names, 0, 0, 0, 0, 0));
+	for (u32 i = 0; i < 2; i++, p++)
+		for (; *p >= '0' && *p <= '9'; p++)
+			v[i] = v[i] * 10 + (u32)(*p - '0');
+	return v[0] > major || (v[0] == major && v[1] >= minor);
+}
+
 s32 ring_register(struct ring *r, u32 opcode)
 {
-	if (opcode == IORING_UNREGISTER_FILES) {
-		/* The device's leaves a table of empty entries, and before Linux 6.13
-		 * io_uring's own would wait for what is in flight. */
+	if (opcode == IORING_UNREGISTER_FILES && !kernel_from(6, 13)) {
+		/* There it waits for what is in flight. From 6.13 on, and on the device, what
+		 * is in flight keeps its file, as it does when entries are emptied. */
 		enum thing none[THINGS + 8];
 		s32 error;
 
@@ -303,13 +320,26 @@ struct area whole_buffer(void)
 	return (struct area){ arena, ARENA };
 }
 
-u32 bad_addresses(const struct ring *r, u64 *list)
+u32 bad_addresses(const struct ring *r, bool into, u64 *list)
 {
-	static const u64 bad[] = { 0, 4096, 0xffff888000000000, 0x8000000000000000 };
+	static const u64 bad[] = { 0, 4096, 0xffff888000000000, 0x8000000000000000, 0x400000 };
 
 	(void)r;
 	memcpy(list, bad, sizeof(bad));
-	return ARRAY_SIZE(bad);
+	return ARRAY_SIZE(bad) - !into; /* the last is this program's first page, which is not written */
+}
+
+enum verdict disk_polls(struct test *t)
+{
+	if (!argument("disk"))
+		return skip(t, "no argument disk=PATH: a file on a device that polls");
+	return PASS;
+}
+
+enum verdict no_multishot(struct test *t, const struct ring *r)
+{
+	(void)r;
+	return skip(t, "this kernel has no multishot ACCEPT, which Linux 6.0 has");
 }
 
 const char *listener_path(void)
@@ -358,7 +388,10 @@ static void make_things(void)
 
 	if (!path || !*path || strlen(path) >= sizeof(a.path))
 		die("usage: conformance listener=PATH [case=NAME]");
-	fds[DISK] = memory_file("disk", DISK_SIZE);
+	if (argument("disk"))
+		fds[DISK] = (s32)must("open the disk", call(SYS_OPEN, (u64)argument("disk"), O_RDWR | O_DIRECT | O_CLOEXEC, 0, 0, 0, 0));
+	else
+		fds[DISK] = memory_file("disk", DISK_SIZE);
 	fds[DISK_READONLY] = reopened_readonly(fds[DISK]);
 	fds[FILE_A] = memory_file("file", FILE_SIZE);
 	fds[FILE_B] = memory_file("file2", FILE_SIZE);

@@ -19,6 +19,7 @@ const char *const thing_names[THINGS] = {
 	[PIPE_READ] = "pipe.read",
 	[PIPE_WRITE] = "pipe.write",
 	[EVENTFD] = "eventfd",
+	[TCP_LISTENER] = "tcp-listener",
 };
 
 /* Seconds until a case counts as hung; none works for one. */
@@ -70,6 +71,7 @@ const struct testcase sequences[] = {
 	{ "eventfd-read-write", seq_eventfd_read_write, LIMIT },
 	{ "close-slot", seq_close_slot, LIMIT },
 	{ "refuse-pointer-outside-ram", seq_refuse_pointer_outside_ram, LIMIT },
+	{ "iopoll", seq_iopoll, LIMIT },
 	{ "shutdown", seq_shutdown, LIMIT }, /* ends the stream pair: last of those that use it */
 };
 const u32 nr_sequences = ARRAY_SIZE(sequences);
@@ -117,6 +119,16 @@ void trace(struct test *t, const char *fmt, ...)
 	va_start(args, fmt);
 	format(t->trace + n, sizeof(t->trace) - n, fmt, args);
 	va_end(args);
+}
+
+size_t trace_mark(const struct test *t)
+{
+	return strlen(t->trace);
+}
+
+void trace_release(struct test *t, size_t mark)
+{
+	t->trace[mark] = 0;
 }
 
 static void note(struct test *t, const struct cqe *c)

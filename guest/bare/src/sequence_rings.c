@@ -316,6 +316,32 @@ CASE(seq_sqpoll_sleep_wake)
 	return pass(t, "asleep after 1 ms, woken by the doorbell, %u times", rounds);
 }
 
+/* It looks for completions on the file's device, too. */
+CASE(seq_iopoll)
+{
+	enum { N = 16, BLOCK = 4096 };
+	struct ring r;
+	u8 *out = alloc(N * BLOCK), *in = alloc(N * BLOCK);
+
+	TRY(disk_polls(t));
+	TRY(ring_open(t, &r, &(struct want){ .on = DISKS, .flags = IORING_SETUP_IOPOLL }));
+	pattern(out, N * BLOCK, 5);
+	for (u32 i = 0; i < N; i++)
+		TRY(transfer(t, &r, IORING_OP_WRITE_FIXED, r.slots[DISK], out + i * BLOCK, BLOCK, i * BLOCK, BLOCK));
+	for (u32 i = 0; i < N; i++)
+		push_rw(&r, IORING_OP_READ_FIXED, r.slots[DISK], i + 1, in + i * BLOCK, BLOCK, i * BLOCK);
+	submit(&r);
+	TRY(take(t, &r, N, ANY_ORDER));
+	for (u32 i = 0; i < N; i++)
+		TRY(want_result(t, &r, "READ_FIXED", i + 1, BLOCK));
+	REQUIRE(t, !memcmp(in, out, N * BLOCK), "other bytes were read than were written");
+	push(&r, IORING_OP_FSYNC, r.slots[DISK], 20);
+	TRY(finish_one(t, &r, "FSYNC on a polled ring", -EINVAL));
+	push(&r, IORING_OP_NOP, 0, 21);
+	TRY(finish_one(t, &r, "NOP on a polled ring", 0));
+	return pass(t, "%u writes and as many reads at once, polled for; FSYNC is -EINVAL", (u32)N);
+}
+
 /* ---- interrupts ---- */
 
 static enum verdict interrupt_for(struct test *t, struct ring *r, u64 tag)
