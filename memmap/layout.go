@@ -49,9 +49,19 @@ func NewLayout(ram uint64) (Layout, error) {
 	if ram > low {
 		l.regions = append(l.regions, Region{Range{HoleEnd, ram - low}, int64(low)})
 	}
+	return l.WithBuffers(MaxBuffer)
+}
+
+// WithBuffers is l with a buffer table of smaller pieces, of size bytes at most: whole
+// pages, not more than MaxBuffer.
+func (l Layout) WithBuffers(size uint64) (Layout, error) {
+	if size == 0 || size > MaxBuffer || size%PageSize != 0 {
+		return Layout{}, fmt.Errorf("buffers of %d bytes: must be a multiple of %d up to %d", size, PageSize, MaxBuffer)
+	}
+	l.buffers = nil
 	for _, r := range l.regions {
-		for off := uint64(0); off < r.Length; off += MaxBuffer {
-			l.buffers = append(l.buffers, Range{r.Start + Addr(off), min(r.Length-off, MaxBuffer)})
+		for off := uint64(0); off < r.Length; off += size {
+			l.buffers = append(l.buffers, Range{r.Start + Addr(off), min(r.Length-off, size)})
 		}
 	}
 	return l, nil
@@ -64,7 +74,7 @@ func (l Layout) Size() uint64 { return l.size }
 func (l Layout) Regions() []Region { return slices.Clone(l.regions) }
 
 // Buffers is the registered-buffer table: all RAM, in ascending order, in
-// pieces of at most MaxBuffer bytes that stay inside a region.
+// pieces of at most MaxBuffer bytes, or what WithBuffers had, that stay inside a region.
 func (l Layout) Buffers() []Range { return slices.Clone(l.buffers) }
 
 // region is the index of the region that holds all of r.

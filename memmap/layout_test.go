@@ -108,7 +108,15 @@ func TestLayoutCoversAllRAMAndNoHole(t *testing.T) {
 	hole := memmap.Range{Start: memmap.HoleStart, Length: uint64(memmap.HoleEnd - memmap.HoleStart)}
 	rapid.Check(t, func(t *rapid.T) {
 		ram := ramSize().Draw(t, "ram")
-		l := layout(t, ram)
+		l, most := layout(t, ram), uint64(memmap.MaxBuffer)
+		if rapid.Bool().Draw(t, "smaller buffers") {
+			most = uint64(rapid.IntRange(1, memmap.MaxBuffer/memmap.PageSize).Draw(t, "pages")) * memmap.PageSize
+			most = max(most, ram/1024/memmap.PageSize*memmap.PageSize)
+			var err error
+			if l, err = l.WithBuffers(most); err != nil {
+				t.Fatal(err)
+			}
+		}
 		if l.Size() != ram {
 			t.Fatalf("%d bytes of %d", l.Size(), ram)
 		}
@@ -131,7 +139,7 @@ func TestLayoutCoversAllRAMAndNoHole(t *testing.T) {
 		for _, r := range l.Regions() {
 			at, end := r.Start, r.Start+memmap.Addr(r.Length)
 			for at < end {
-				if len(buffers) == 0 || buffers[0].Start != at || buffers[0].Length == 0 || buffers[0].Length > memmap.MaxBuffer {
+				if len(buffers) == 0 || buffers[0].Start != at || buffers[0].Length == 0 || buffers[0].Length > most {
 					t.Fatalf("no buffer begins at %s: %v", at, buffers)
 				}
 				at += memmap.Addr(buffers[0].Length)
@@ -178,6 +186,15 @@ func TestLayoutRefusesOtherSizes(t *testing.T) {
 	} {
 		if l, err := memmap.NewLayout(ram); err == nil {
 			t.Errorf("%d bytes: %v", ram, l.Regions())
+		}
+	}
+}
+
+func TestLayoutRefusesOtherBuffers(t *testing.T) {
+	l := layout(t, memmap.MinRAM)
+	for _, size := range []uint64{0, 1, memmap.PageSize + 1, memmap.MaxBuffer + memmap.PageSize, math.MaxUint64} {
+		if l, err := l.WithBuffers(size); err == nil {
+			t.Errorf("%d bytes: %v", size, l.Buffers())
 		}
 	}
 }

@@ -18,14 +18,15 @@ const MaxCPUs = 64
 
 // Config is a machine to make.
 type Config struct {
-	Memory    uint64 // RAM in bytes, see memmap.NewLayout
-	HugePages bool   // back it by 2 MiB pages of the host's pool
-	CPUs      int    // 1 to MaxCPUs
-	Guest     Guest
-	Devices   []DeviceConfig
-	Console   io.Writer    // what the guest writes to the debug port, one write at a time; nil: nowhere
-	Serial    io.Writer    // what it writes to COM1; nil: nowhere
-	Logger    *slog.Logger // nil: no log
+	Memory     uint64 // RAM in bytes, see memmap.NewLayout
+	HugePages  bool   // back it by 2 MiB pages of the host's pool
+	BufferSize uint64 // the most bytes in an entry of the buffer table, see memmap.Layout.WithBuffers; 0: as many as can be
+	CPUs       int    // 1 to MaxCPUs
+	Guest      Guest
+	Devices    []DeviceConfig
+	Console    io.Writer    // what the guest writes to the debug port, one write at a time; nil: nowhere
+	Serial     io.Writer    // what it writes to COM1; nil: nowhere
+	Logger     *slog.Logger // nil: no log
 
 	// Sized is called when guest RAM has its size, before there is a backend that
 	// bounds what this process may write (RLIMIT_FSIZE), RAM included. nil: nobody

@@ -90,6 +90,11 @@ func New(c Config) (_ *VM, err error) {
 	if err != nil {
 		return nil, err
 	}
+	if c.BufferSize != 0 {
+		if layout, err = layout.WithBuffers(c.BufferSize); err != nil {
+			return nil, err
+		}
+	}
 	vm := &VM{log: c.Logger, console: c.Console, made: time.Now(), stopped: make(chan struct{})}
 	if vm.log == nil {
 		vm.log = slog.New(slog.DiscardHandler)

@@ -184,7 +184,7 @@ func (o *runOptions) runLinux(ctx context.Context, stdin io.Reader, stdout, stde
 		devices = append(devices, c)
 	}
 	vm, err := vmm.New(vmm.Config{
-		Memory: uint64(o.memory), HugePages: o.hugePages, CPUs: o.cpus.value, Guest: guest, Devices: devices, Serial: stdout, Logger: log, Sized: o.sized,
+		Memory: uint64(o.memory), HugePages: o.hugePages, BufferSize: bufferSize, CPUs: o.cpus.value, Guest: guest, Devices: devices, Serial: stdout, Logger: log, Sized: o.sized,
 	})
 	guest = vmm.Guest{} // it is in the machine's memory now
 	if err != nil {
@@ -222,6 +222,9 @@ func (o *runOptions) runLinux(ctx context.Context, stdin io.Reader, stdout, stde
 	}
 	return nil
 }
+
+// bufferSize is vmm.Config's BufferSize. A test of what crosses the ends of buffers has smaller ones.
+var bufferSize uint64
 
 // errEscape ends a run by Ctrl-a x.
 var errEscape = errors.New("ended by Ctrl-a x")

@@ -311,6 +311,53 @@ func TestLinuxPolledQueues(t *testing.T) {
 	})
 }
 
+// upvs are the guest's names of disks.
+func upvs(disks []string) string {
+	var names []string
+	for i := range disks {
+		names = append(names, fmt.Sprintf("upv%d", i))
+	}
+	return strings.Join(names, " ")
+}
+
+// A request whose memory lies in several entries of the buffer table is one SQE for each.
+// fio's buffers are huge pages: what is not cut is one SQE, and one entry has to hold it.
+func TestLinuxSplitsAtBufferBoundaries(t *testing.T) {
+	eachGuest(t, 2, func(t *testing.T, r linuxRun) {
+		r.monitor, r.memory, r.fio = "uringpv-with-small-buffers", "512M", true
+		for range r.each {
+			r.disks = append(r.disks, image(t, 64<<20))
+		}
+		r.script = fmt.Sprintf(`
+			echo 32 >/proc/sys/vm/nr_hugepages
+			requests() { awk '{ print $1 + $5 }' /sys/block/$1/stat; }
+			sqes() { awk 'NR > 1 { n += $4 - $6 } END { print n }' /sys/kernel/debug/uringpv-$(basename $(readlink -f /sys/block/$1/device))/rings; }
+			verify() {
+				fio --name=v --filename=/dev/$disk --rw=randrw --bsrange=4k-1m --verify=crc32c --verify_fatal=1 --verify_backlog=16 \
+					--cpus_allowed=0-1 --size=%dM "$@" >/tmp/log 2>&1 || { cat /tmp/log; exit 1; }
+			}
+			for disk in %s; do
+				requests=$(requests $disk) sqes=$(sqes $disk)
+				verify --ioengine=io_uring --direct=1 --iodepth=16 --mem=mmaphuge
+				echo "$disk: $(($(requests $disk) - requests)) requests, $(($(sqes $disk) - sqes)) SQEs."
+				verify --ioengine=psync --direct=0 --end_fsync=1
+			done`, r.amount(24, 64), upvs(r.disks))
+		console := r.run(t)
+		for i, backend := range r.each {
+			m := regexp.MustCompile(fmt.Sprintf(`(?m)^upv%d: (\d+) requests, (\d+) SQEs\.`, i)).FindStringSubmatch(console)
+			if m == nil {
+				t.Fatalf("%s: no counts\n%s", backend, console)
+			}
+			requests, _ := strconv.Atoi(m[1])
+			sqes, _ := strconv.Atoi(m[2])
+			t.Logf("%s: %d requests were %d SQEs", backend, requests, sqes)
+			if requests < 16 || sqes < requests*5/4 {
+				t.Errorf("%s: %d requests of 512 KiB on average, in memory cut every %d KiB, were %d SQEs", backend, requests, smallBuffer>>10, sqes)
+			}
+		}
+	})
+}
+
 func TestLinuxSeesACapacityChange(t *testing.T) {
 	eachLinuxOn(t, backendRelay, []int{1}, func(t *testing.T, r linuxRun) {
 		path := image(t, 16<<20)

@@ -62,8 +62,10 @@ type linuxRun struct {
 	guest   guestFiles
 	cpus    int
 	memory  string
+	monitor string   // the command; "": uringpv
 	backend string   // "": relay
 	disks   []string // files
+	each    []string // backends, of one disk each; nil: backend is all disks'
 	options string   // of every disk
 	cmdline string
 	args    []string // of uringpv run
@@ -105,7 +107,10 @@ func (r linuxRun) prepare(t *testing.T) *command {
 	if backend == "" {
 		backend = "relay"
 	}
-	for _, d := range r.disks {
+	for i, d := range r.disks {
+		if r.each != nil {
+			backend = r.each[i]
+		}
 		spec := d + ",backend=" + backend
 		if r.options != "" {
 			spec += "," + r.options
@@ -118,6 +123,12 @@ func (r linuxRun) prepare(t *testing.T) *command {
 		r.timeout = expectTime + time.Minute
 	}
 	c := newCommandFor(t, r.timeout, slices.Concat(args, r.args)...)
+	if r.monitor != "" {
+		if c.Path, err = exec.LookPath(r.monitor); err != nil {
+			t.Fatal(err)
+		}
+		c.Args[0] = r.monitor
+	}
 	if r.stdin != "" {
 		c.Stdin = strings.NewReader(r.stdin)
 	}
@@ -247,6 +258,18 @@ func eachLinuxOn(t *testing.T, backend string, cpus []int, f func(t *testing.T, 
 		}
 	}
 	each(t, guests, backends, cpus, f)
+}
+
+// eachGuest runs f on one guest kernel, and on every one for the whole matrix. f gives the
+// guest as many disks as r.each has backends: one guest for all takes less time.
+func eachGuest(t *testing.T, cpus int, f func(t *testing.T, r linuxRun)) {
+	guests, backends := linuxGuests(t), diskBackends(t)
+	if !full() {
+		guests = guests[len(guests)-1:]
+	}
+	for _, g := range guests {
+		t.Run(g.name, func(t *testing.T) { f(t, linuxRun{guest: g, each: backends, cpus: cpus}) })
+	}
 }
 
 // each runs f for every combination of the whole matrix. Outside it each backend

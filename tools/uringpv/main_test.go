@@ -23,15 +23,27 @@ import (
 )
 
 // TestMain makes the test binary stand in for the commands that the tests
-// execute: uringpv itself, two that make a host worse than it is, and one whose process
-// must be its own.
+// execute: uringpv itself, also with small buffers, two that make a host worse than it is,
+// and one whose process must be its own.
 func TestMain(m *testing.M) {
 	testscript.Main(m, map[string]func(){
-		"uringpv":           main,
-		"without-io-uring":  withoutIOUring,
-		"hold-a-write-lock": holdAWriteLock,
-		"says-conformance":  saysConformance,
+		"uringpv":                    main,
+		"uringpv-with-small-buffers": withSmallBuffers,
+		"without-io-uring":           withoutIOUring,
+		"hold-a-write-lock":          holdAWriteLock,
+		"says-conformance":           saysConformance,
 	})
+}
+
+// smallBuffer is an odd number of pages, and about as few as 512 MiB of RAM can be cut
+// into: a ring has at most 1024 buffers.
+const smallBuffer = 129 * 4096
+
+// withSmallBuffers is uringpv whose guests find a buffer table of small entries, not of
+// 1 GiB, which hardly any request would cross.
+func withSmallBuffers() {
+	bufferSize = smallBuffer
+	main()
 }
 
 // withoutIOUring executes its arguments with io_uring forbidden, the way
