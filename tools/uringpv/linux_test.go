@@ -305,6 +305,9 @@ func TestLinuxFindsItsDisk(t *testing.T) {
 			dd if=/dev/upv0 of=/tmp/back bs=1M count=4 iflag=direct
 			cmp /tmp/data /tmp/back
 			cat /sys/kernel/debug/uringpv-*/rings
+			clocks=/sys/devices/system/clocksource/clocksource0
+			grep -w kvm-clock $clocks/available_clocksource
+			grep -xE 'kvm-clock|tsc' $clocks/current_clocksource
 			nproc`
 		console := r.run(t)
 		if !strings.Contains(console, "\n"+strconv.Itoa(r.cpus)+"\r\n") {
