@@ -26,11 +26,15 @@ func inMachine(t *testing.T) {
 	}
 }
 
-// failing is a script's function that runs a command which has to fail, and then
-// looks for the kernel's message.
+// failing is a script's function that runs a command which has to fail, not much later
+// than the block layer's timeout of 30 s, and then looks for the kernel's message.
 const failing = `
 	failing() {
+		began=$(cut -d. -f1 /proc/uptime)
 		dmesg -c >/dev/null
+		took=$(($(cut -d. -f1 /proc/uptime) - began))
+		echo "after $took s: $*"
+		[ $took -le 35 ] || { echo "that was too long"; exit 1; }
 		"$@" && { echo "no error: $*"; exit 1; }
 		dmesg | grep -E 'error, dev upv0' || { echo "nothing in dmesg: $*"; dmesg; exit 1; }
 	}
