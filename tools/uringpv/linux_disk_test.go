@@ -358,6 +358,62 @@ func TestLinuxSplitsAtBufferBoundaries(t *testing.T) {
 	})
 }
 
+// What the guest is told is durable has been flushed to the host's device: each FSYNC, and
+// each write with FUA, which no flush of the guest's stands for.
+func TestLinuxFlushesReachTheHostsDevice(t *testing.T) {
+	inMachine(t)
+	eachGuest(t, 2, func(t *testing.T, r linuxRun) {
+		const writes = 64
+		r.fio = true
+		for range r.each {
+			r.disks = append(r.disks, loopDevice(t, image(t, 16<<20)))
+		}
+		kinds := []string{"fsync=1", "sync=dsync"}
+		r.script = fmt.Sprintf(`
+			flushed() { awk '{ print $16 }' /sys/block/$1/stat; }
+			for disk in %s; do
+				grep -x 'write back' /sys/block/$disk/queue/write_cache || exit 1
+				grep -x 1 /sys/block/$disk/queue/fua || exit 1
+				for kind in %s; do
+					echo "$disk $kind:"; read x
+					before=$(flushed $disk)
+					fio --name=w --filename=/dev/$disk --rw=write --bs=4k --size=%dk --ioengine=psync --direct=1 --$kind >/tmp/log 2>&1 ||
+						{ cat /tmp/log; exit 1; }
+					echo "$disk $kind took $(($(flushed $disk) - before)) flushes."
+				done
+			done`, upvs(r.disks), strings.Join(kinds, " "), 4*writes)
+		s := r.startSession(t)
+		for i, device := range r.disks {
+			for _, kind := range kinds {
+				s.expect(fmt.Sprintf("upv%d %s:", i, kind))
+				before := flushes(t, device)
+				s.send("go")
+				said := regexp.MustCompile(fmt.Sprintf(`upv%d %s took (\d+) flushes\.`, i, kind))
+				s.expect(fmt.Sprintf("upv%d %s took ", i, kind))
+				s.expect("flushes.")
+				done := flushes(t, device) - before
+				asked, err := strconv.Atoi(said.FindStringSubmatch(s.text())[1])
+				if err != nil {
+					t.Fatal(err)
+				}
+				t.Logf("%s, %d writes with %s: %d flushes in the guest, %d on the host", r.each[i], writes, kind, asked, done)
+				want := asked
+				if kind == "fsync=1" && asked < writes-1 {
+					t.Errorf("%s: the guest flushed %d times in %d writes", r.each[i], asked, writes)
+				} else if kind == "sync=dsync" {
+					want += writes
+				}
+				if done < want {
+					t.Errorf("%s: %d writes with %s and %d flushes of the guest's made %d flushes on the host", r.each[i], writes, kind, asked, done)
+				}
+			}
+		}
+		if status, console := s.end(); status != 0 || !strings.Contains(console, "init: run: exit 0") {
+			t.Errorf("exit status %d\n%s", status, console)
+		}
+	})
+}
+
 func TestLinuxSeesACapacityChange(t *testing.T) {
 	eachLinuxOn(t, backendRelay, []int{1}, func(t *testing.T, r linuxRun) {
 		path := image(t, 16<<20)

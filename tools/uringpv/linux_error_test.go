@@ -4,7 +4,6 @@ package main
 
 import (
 	"os"
-	"os/exec"
 	"path/filepath"
 	"regexp"
 	"strconv"
@@ -30,12 +29,12 @@ func inMachine(t *testing.T) {
 // than the block layer's timeout of 30 s, and then looks for the kernel's message.
 const failing = `
 	failing() {
-		began=$(cut -d. -f1 /proc/uptime)
 		dmesg -c >/dev/null
+		began=$(cut -d. -f1 /proc/uptime)
+		"$@" && { echo "no error: $*"; exit 1; }
 		took=$(($(cut -d. -f1 /proc/uptime) - began))
 		echo "after $took s: $*"
 		[ $took -le 35 ] || { echo "that was too long"; exit 1; }
-		"$@" && { echo "no error: $*"; exit 1; }
 		dmesg | grep -E 'error, dev upv0' || { echo "nothing in dmesg: $*"; dmesg; exit 1; }
 	}
 	`
@@ -89,12 +88,14 @@ func TestLinuxWithAFullHostFileSystem(t *testing.T) {
 	})
 }
 
-func TestLinuxWithABadHostDevice(t *testing.T) {
-	inMachine(t)
+// nullBlock makes a device of the null_blk driver's, with settings of the form name=value
+// (Documentation/block/null_blk.rst), until the test's end, and returns its path.
+func nullBlock(t *testing.T, name string, settings ...string) string {
+	t.Helper()
 	if err := unix.Mount("configfs", "/sys/kernel/config", "configfs", 0, ""); err != nil && err != unix.EBUSY {
 		t.Fatal(err)
 	}
-	dir := "/sys/kernel/config/nullb/bad"
+	dir := "/sys/kernel/config/nullb/" + name
 	if err := os.Mkdir(dir, 0o755); err != nil {
 		t.Fatal(err)
 	}
@@ -103,10 +104,9 @@ func TestLinuxWithABadHostDevice(t *testing.T) {
 			t.Error(err)
 		}
 	})
-	for _, set := range []struct{ name, value string }{
-		{"size", "64"}, {"memory_backed", "1"}, {"badblocks", "+16384-16391"}, {"power", "1"},
-	} {
-		if err := os.WriteFile(filepath.Join(dir, set.name), []byte(set.value), 0); err != nil {
+	for _, s := range append(settings, "power=1") {
+		attribute, value, _ := strings.Cut(s, "=")
+		if err := os.WriteFile(filepath.Join(dir, attribute), []byte(value), 0); err != nil {
 			t.Fatal(err)
 		}
 	}
@@ -116,8 +116,48 @@ func TestLinuxWithABadHostDevice(t *testing.T) {
 	}
 	device := "/dev/nullb" + strings.TrimSpace(string(index))
 	if _, err := os.Stat(device); err != nil { // a device with a name has that one (since 6.6)
-		device = "/dev/bad"
+		device = "/dev/" + name
 	}
+	return device
+}
+
+// onHost runs a command that must succeed, and returns what it writes.
+func onHost(t *testing.T, name string, args ...string) string {
+	t.Helper()
+	out, status := output(t, name, args...)
+	if status != 0 {
+		t.Fatalf("%s %v: status %d\n%s", name, args, status, out)
+	}
+	return strings.TrimSpace(out)
+}
+
+// loopDevice makes a block device of a file, until the test's end, and returns its path.
+func loopDevice(t *testing.T, file string) string {
+	t.Helper()
+	device := onHost(t, "losetup", "--find", "--show", file)
+	t.Cleanup(func() { onHost(t, "losetup", "--detach", device) })
+	return device
+}
+
+// flushes is how many flushes a block device has completed (Documentation/block/stat.rst).
+// A write with FUA counts only where the device has none and gets a flush instead, as a
+// loop device does.
+func flushes(t *testing.T, device string) int {
+	t.Helper()
+	b, err := os.ReadFile(filepath.Join("/sys/class/block", filepath.Base(device), "stat"))
+	if err != nil {
+		t.Fatal(err)
+	}
+	n, err := strconv.Atoi(strings.Fields(string(b))[15])
+	if err != nil {
+		t.Fatal(err)
+	}
+	return n
+}
+
+func TestLinuxWithABadHostDevice(t *testing.T) {
+	inMachine(t)
+	device := nullBlock(t, "bad", "size=64", "memory_backed=1", "badblocks=+16384-16391")
 	eachLinuxOn(t, backendRelay, []int{1}, func(t *testing.T, r linuxRun) {
 		r.disks, r.options = []string{device}, "direct=on"
 		r.script = failing + `
@@ -154,14 +194,6 @@ func freezable(t *testing.T, size int64) string {
 			}
 		})
 	}
-	command := func(name string, args ...string) string {
-		t.Helper()
-		out, err := exec.Command(name, args...).CombinedOutput()
-		if err != nil {
-			t.Fatalf("%s: %v\n%s", name, err, out)
-		}
-		return strings.TrimSpace(string(out))
-	}
 	mounted("memory", memory, "tmpfs")
 	file := filepath.Join(memory, "ext4.img")
 	if err := os.WriteFile(file, nil, 0o600); err != nil {
@@ -170,10 +202,8 @@ func freezable(t *testing.T, size int64) string {
 	if err := os.Truncate(file, size); err != nil {
 		t.Fatal(err)
 	}
-	command("mkfs.ext4", "-q", "-F", file)
-	device := command("losetup", "--find", "--show", file)
-	t.Cleanup(func() { command("losetup", "--detach", device) })
-	mounted(device, dir, "ext4")
+	onHost(t, "mkfs.ext4", "-q", "-F", file)
+	mounted(loopDevice(t, file), dir, "ext4")
 	return dir
 }
 
