@@ -414,6 +414,31 @@ func TestLinuxFlushesReachTheHostsDevice(t *testing.T) {
 	})
 }
 
+// A host's device with logical blocks of 4 KiB is a disk with such blocks.
+func TestLinuxWithBlocksOf4KiB(t *testing.T) {
+	inMachine(t)
+	eachGuest(t, 2, func(t *testing.T, r linuxRun) {
+		r.fio = true
+		r.options = "direct=on"
+		for _, backend := range r.each {
+			r.disks = append(r.disks, nullBlock(t, backend, "size=32", "memory_backed=1", "blocksize=4096"))
+		}
+		r.script = fmt.Sprintf(`
+			for disk in %s; do
+				for limit in logical_block_size physical_block_size minimum_io_size; do
+					grep -x 4096 /sys/block/$disk/queue/$limit || exit 1
+				done
+				fio --name=v --filename=/dev/$disk --rw=read --bs=512 --size=4k --ioengine=psync --direct=1 >/tmp/log 2>&1 && exit 1
+				for with in "io_uring --direct=1 --iodepth=16" "psync --direct=0 --end_fsync=1"; do
+					fio --name=v --filename=/dev/$disk --rw=randrw --bsrange=4k-64k --verify=crc32c --verify_fatal=1 --size=8M --ioengine=$with \
+						>/tmp/log 2>&1 || { cat /tmp/log; exit 1; }
+				done
+				mkfs.ext4 -q /dev/$disk && e2fsck -fn /dev/$disk || exit 1
+			done`, upvs(r.disks))
+		r.run(t)
+	})
+}
+
 func TestLinuxSeesACapacityChange(t *testing.T) {
 	eachLinuxOn(t, backendRelay, []int{1}, func(t *testing.T, r linuxRun) {
 		path := image(t, 16<<20)
