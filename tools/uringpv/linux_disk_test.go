@@ -6,6 +6,7 @@ import (
 	"bytes"
 	"fmt"
 	"os"
+	"path/filepath"
 	"regexp"
 	"strconv"
 	"strings"
@@ -292,19 +293,42 @@ func TestLinuxPolledQueues(t *testing.T) {
 		r.disks, r.options = []string{path}, "rings=4,direct=on"
 		r.cmdline = "uringpv.poll_queues=1"
 		r.script = `
-			fio --name=v --filename=/dev/upv0 --rw=randrw --bs=4k --verify=crc32c --verify_fatal=1 --ioengine=io_uring --hipri --direct=1 \
-				--iodepth=8 --size=4M >/tmp/log 2>&1
-			status=$?
-			[ $status = 0 ] || cat /tmp/log
+			status=0
+			for with in "io_uring --hipri --iodepth=8" "io_uring --hipri --iodepth=8 --sync=dsync" "pvsync2 --hipri --fsync=8"; do
+				fio --name=v --filename=/dev/upv0 --rw=randrw --bs=4k --verify=crc32c --verify_fatal=1 --direct=1 --size=4M \
+					--ioengine=$with >/tmp/log 2>&1 || { cat /tmp/log; status=1; }
+			done
+			awk '{ print $16 " flushes" }' /sys/block/upv0/stat
 			cat /sys/kernel/debug/uringpv-*/rings
 			dmesg | grep 'polled by the host too' && echo "IOPOLL is on"
 			exit $status`
+		var under string // the device that the file is on
+		before := 0
+		nested := os.Getenv("URINGPV_NESTED") != ""
+		if nested {
+			under = deviceOf(t, path)
+			before = flushes(t, under)
+		}
 		console := r.run(t)
+		// FSYNC is nothing for a ring that polls: another one has to take it.
+		m := regexp.MustCompile(`(?m)^(\d+) flushes`).FindStringSubmatch(console)
+		if m == nil {
+			t.Fatalf("no count of flushes\n%s", console)
+		}
+		asked, _ := strconv.Atoi(m[1])
+		if asked < 32 {
+			t.Errorf("the guest flushed %d times\n%s", asked, console)
+		}
+		if nested {
+			if done := flushes(t, under) - before; done < asked {
+				t.Errorf("the guest flushed %d times, %s %d times\n%s", asked, under, done, console)
+			}
+		}
 		// On the machine's NVMe disk the host can poll, which every backend hands on.
-		if !strings.Contains(console, "IOPOLL is on") && os.Getenv("URINGPV_NESTED") != "" {
+		if !strings.Contains(console, "IOPOLL is on") && nested {
 			t.Errorf("the host does not poll\n%s", console)
 		}
-		m := regexp.MustCompile(`(?m)^2 -1 0x\d+ (\d+) `).FindStringSubmatch(console)
+		m = regexp.MustCompile(`(?m)^2 -1 0x\d+ (\d+) `).FindStringSubmatch(console)
 		if m == nil || m[1] == "0" {
 			t.Errorf("the polled ring took nothing\n%s", console)
 		}
@@ -412,6 +436,20 @@ func TestLinuxFlushesReachTheHostsDevice(t *testing.T) {
 			t.Errorf("exit status %d\n%s", status, console)
 		}
 	})
+}
+
+// deviceOf is the block device that a file is on.
+func deviceOf(t *testing.T, path string) string {
+	t.Helper()
+	var st unix.Stat_t
+	if err := unix.Stat(path, &st); err != nil {
+		t.Fatal(err)
+	}
+	link, err := os.Readlink(fmt.Sprintf("/sys/dev/block/%d:%d", unix.Major(st.Dev), unix.Minor(st.Dev)))
+	if err != nil {
+		t.Fatal(err)
+	}
+	return "/dev/" + filepath.Base(link)
 }
 
 // A host's device with logical blocks of 4 KiB is a disk with such blocks.
