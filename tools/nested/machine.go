@@ -28,10 +28,10 @@ type machine struct {
 
 // What is in the machine besides the kernel: a shell, and what tests call.
 var (
-	packageNames = []string{"busybox-static", "e2fsprogs", "util-linux", "mount", "strace"}
+	packageNames = []string{"busybox-static", "e2fsprogs", "util-linux", "mount", "strace", "xfsprogs"}
 	programs     = []string{
 		"bin/busybox", "sbin/mke2fs", "sbin/mkfs.ext4", "sbin/e2fsck", "sbin/debugfs", "etc/mke2fs.conf", "sbin/losetup", "bin/mount",
-		"bin/umount", "usr/bin/setpriv", "usr/bin/strace", "bin/lsblk", "usr/bin/unshare", "usr/bin/taskset", "usr/bin/prlimit",
+		"bin/umount", "usr/bin/setpriv", "usr/bin/strace", "bin/lsblk", "usr/bin/unshare", "usr/bin/taskset", "usr/bin/prlimit", "sbin/xfs_repair",
 	}
 )
 
