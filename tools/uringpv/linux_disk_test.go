@@ -5,6 +5,7 @@ package main
 import (
 	"bytes"
 	"fmt"
+	"math/rand/v2"
 	"os"
 	"path/filepath"
 	"regexp"
@@ -509,10 +510,13 @@ func TestLinuxSeesACapacityChange(t *testing.T) {
 func TestLinuxAcknowledgedWritesSurviveTheMonitor(t *testing.T) {
 	eachLinuxOn(t, backendRelay, []int{2}, func(t *testing.T, r linuxRun) {
 		rounds := r.amount(3, 30)
+		seed := uint64(time.Now().UnixNano())
+		t.Logf("seed %d", seed)
+		random := rand.New(rand.NewPCG(seed, 0))
 		path := image(t, 64<<20)
 		r.disks = []string{path}
-		r.script = `
-			blkid /dev/upv0 || mkfs.ext4 -q /dev/upv0
+		const mkfs = "mkfs.ext4 -q -F /dev/upv0 || exit 1"
+		const work = `
 			mount /dev/upv0 /mnt || exit 1
 			cat /mnt/* >/dev/null
 			n=$(ls /mnt | grep -c record)
@@ -521,38 +525,63 @@ func TestLinuxAcknowledgedWritesSurviveTheMonitor(t *testing.T) {
 				sync /mnt/record$n && sync /mnt && echo "ack $n."
 				n=$((n + 1))
 			done`
-		acked := regexp.MustCompile(`(?m)^ack (\d+)\.`)
-		most := -1
-		for round := range rounds {
+		line := regexp.MustCompile(`(?m)^ack (\d+)\.`)
+		var acked []int
+		early := 0           // rounds that ended before they had acknowledged anything
+		first := time.Second // what a round takes to acknowledge something
+		for round := 0; round < rounds || early*5 < rounds; round++ {
+			if round == 2*rounds {
+				t.Fatalf("%d of %d rounds ended before an acknowledgement", early, round)
+			}
+			// Nothing has been acknowledged of a file system that was half made.
+			r.script = "echo begin.\n"
+			if len(acked) == 0 {
+				r.script += mkfs
+			}
+			r.script += work
 			s := r.startSession(t)
-			s.expect("\nack ")
-			s.expect(".") // all of it
-			time.Sleep(time.Duration(round*97%1500) * time.Millisecond)
+			s.expect("begin.\r\n")
+			begin := time.Now()
+			soon := early*5 < min(round+1, rounds)
+			if soon {
+				time.Sleep(time.Duration(random.Int64N(int64(first))))
+			} else {
+				s.expect("\nack ")
+				s.expect(".") // all of it
+				first = time.Since(begin)
+				time.Sleep(time.Duration(random.Int64N(int64(1500 * time.Millisecond))))
+			}
 			if err := s.Process.Signal(syscall.SIGKILL); err != nil {
 				t.Fatal(err)
 			}
 			_ = s.Wait()
 			console := s.text()
 			scan(t, console)
-			before := most
-			for _, m := range acked.FindAllStringSubmatch(console, -1) {
-				n, _ := strconv.Atoi(m[1])
-				most = max(most, n)
-			}
-			if most <= before {
+			said := line.FindAllStringSubmatch(console, -1)
+			switch {
+			case len(said) > 0:
+			case soon:
+				early++
+			default:
 				t.Fatalf("round %d acknowledged nothing\n%s", round, console)
 			}
-			checkRecords(t, path, most)
+			for _, m := range said {
+				n, _ := strconv.Atoi(m[1])
+				acked = append(acked, n)
+			}
+			if len(acked) > 0 {
+				checkRecords(t, path, acked)
+			}
 			if t.Failed() {
 				t.Fatalf("in round %d\n%s", round, console)
 			}
 		}
-		t.Logf("%d rounds, %d acknowledged writes", rounds, most+1)
+		t.Logf("%d acknowledged writes; %d rounds ended before the first", len(acked), early)
 	})
 }
 
-// checkRecords lets a copy of the image recover and looks for records 0 to most.
-func checkRecords(t *testing.T, path string, most int) {
+// checkRecords lets a copy of the image recover and looks for the records.
+func checkRecords(t *testing.T, path string, records []int) {
 	t.Helper()
 	copied := image(t, 1)
 	command := func(ok func(status int) bool, name string, args ...string) string {
@@ -568,7 +597,7 @@ func checkRecords(t *testing.T, path string, most int) {
 	command(func(s int) bool { return s <= 1 }, "e2fsck", "-fy", copied)
 	fsckOnHost(t, copied)
 	script := new(strings.Builder)
-	for n := range most + 1 {
+	for _, n := range records {
 		fmt.Fprintf(script, "cat /record%d\n", n)
 	}
 	commands := copied + ".commands"
@@ -576,7 +605,7 @@ func checkRecords(t *testing.T, path string, most int) {
 		t.Fatal(err)
 	}
 	got := command(zero, "debugfs", "-f", commands, copied)
-	for n := range most + 1 {
+	for _, n := range records {
 		if !strings.Contains(got, fmt.Sprintf("record %d of the writer\n", n)) {
 			t.Errorf("record %d was acknowledged and is not on the disk", n)
 		}
