@@ -225,6 +225,70 @@ func TestLinuxReadOnlyDisk(t *testing.T) {
 	r.run(t)
 }
 
+// What users choose when they load the driver is what they get.
+func TestLinuxModuleParameters(t *testing.T) {
+	const (
+		parameters = "/sys/module/uringpv/parameters/"
+		queue      = "/sys/block/upv0/queue/"
+		function   = "/sys/bus/pci/drivers/uringpv/0*/uringpv/"
+	)
+	r := anyLinux(t)
+	r.cpus = 2
+	// A host whose threads poll for long, so that a guest that wants less can be told from one that does not.
+	r.disks, r.options = []string{image(t, 16<<20)}, "rings=8,sqpoll-idle=1s"
+	cases := []struct {
+		set, value string
+		want       []string // what a command says, a colon, and the command
+	}{
+		{"queues", "1", []string{"1:cat " + function + "queues", "1:ls /sys/block/upv0/mq | wc -l"}},
+		{"poll_queues", "2", []string{"2:cat " + function + "poll_queues", "1:cat " + queue + "io_poll", "4:ls /sys/block/upv0/mq | wc -l"}},
+		{"queue_depth", "32", []string{"32:cat /sys/block/upv0/mq/0/nr_tags"}},
+		{"max_segments", "16", []string{"16:cat " + queue + "max_segments"}},
+		{"max_sectors_kb", "128", []string{"128:cat " + queue + "max_hw_sectors_kb", "128:cat " + queue + "max_sectors_kb"}},
+		{"sqpoll", "N", []string{"0:rings 3"}},
+		{"sqpoll_idle_ms", "1", []string{"yes:wakes"}},
+		{"user_pool_mb", "3", []string{"5:echo 5 >" + parameters + "user_pool_mb; cat " + parameters + "user_pool_mb"}},
+	}
+	script := new(strings.Builder)
+	script.WriteString(`
+		status=0
+		is() { got=$(eval "$2"); [ "$got" = "$1" ] || { echo "$2: $got, want $1"; status=1; }; }
+		# Column $1 of the rings, the sum.
+		rings() { awk -v c=$1 'NR > 1 { n += c == 3 && $c != "0" && $c != "0x0" ? 1 : $c } END { print n + 0 }' /sys/kernel/debug/uringpv-*/rings; }
+		# Does each of some requests, one now and then, need a doorbell?
+		wakes() {
+			before=$(rings 7)
+			for i in 1 2 3 4 5 6 7 8; do sleep 0.1; dd if=/dev/upv0 of=/dev/null bs=4k count=1 skip=$i iflag=direct 2>/dev/null; done
+			n=$(($(rings 7) - before))
+			[ $n -ge 6 ] && echo yes || echo $n
+		}
+		try() {
+			dd if=/dev/urandom of=/tmp/data bs=64k count=16 2>/dev/null
+			dd if=/tmp/data of=/dev/upv0 bs=64k oflag=direct 2>/dev/null && dd if=/dev/upv0 bs=64k count=16 iflag=direct 2>/dev/null | cmp - /tmp/data
+		}
+`)
+	for _, c := range cases {
+		fmt.Fprintf(script, "rmmod uringpv && insmod /lib/modules/uringpv.ko %s=%s && try || exit 1\n", c.set, c.value)
+		fmt.Fprintf(script, "is %s 'cat %s%s'\n", c.value, parameters, c.set)
+		for _, w := range c.want {
+			want, command, _ := strings.Cut(w, ":")
+			fmt.Fprintf(script, "is %s '%s'\n", want, command)
+		}
+	}
+	refused := []string{"queue_depth=0", "queue_depth=1025", "max_segments=0", "max_sectors_kb=3", "queue_depth=many"}
+	script.WriteString("rmmod uringpv\n")
+	for _, set := range refused {
+		says := set + "[: ].*must be"
+		if strings.HasSuffix(set, "many") {
+			says = "invalid"
+		}
+		fmt.Fprintf(script, "dmesg -c >/dev/null; insmod /lib/modules/uringpv.ko %s && exit 1; dmesg | grep -i 'uringpv.*%s' || exit 1\n", set, says)
+	}
+	script.WriteString("insmod /lib/modules/uringpv.ko && is 128 'cat /sys/block/upv0/mq/0/nr_tags' && try || exit 1; exit $status\n")
+	r.script = script.String()
+	r.run(t)
+}
+
 func TestLinuxLoadsAndUnloadsTheDriver(t *testing.T) {
 	eachLinuxOn(t, backendPassthrough, []int{2}, func(t *testing.T, r linuxRun) {
 		r.disks, r.options = []string{image(t, 32<<20)}, "entries=4096"
