@@ -82,14 +82,14 @@ const (
 	longOnTCG       = "^Test(RunLeavesNothingInTheProcess|ChecksumIsSha256sum|WatchdogSleepsWithTheRing|FloodStopsTheRing|BenchMeasuresEveryEngine|BenchMeasuresSeveralGuests|BenchSharesSQThreads|PolicyTakesOpcodesAndFlags|PolledStretchMakesNoSystemCall|ChecksumOfADirectDisk|CrowdedFleetSharesOneSQThread)$" // make test has them, on the host
 	bootsLinux      = "^TestLinux(DisksOfDifferent|FindsItsDisk|RootDisk|PowerOff|Panic|Discard)"
 	linuxBoots      = "^TestLinux(DisksOfDifferent|PowerOff|Panic|Shell|GoesOn|RootDisk|AsELF|FindsItsDisk|WithEightCPUs)"
-	linuxData       = "^TestLinux(Flushes|SplitsAt|WithBlocks|VerifiedIO|FileSystems|Discard|ReadOnlyDisk|PolledQueues|SeesACapacity)"
+	linuxData       = "^TestLinux(ModuleParam|Flushes|SplitsAt|WithBlocks|VerifiedIO|FileSystems|Discard|ReadOnlyDisk|PolledQueues|SeesACapacity)"
 	linuxFaults     = "^TestLinux(LoadsAndUnloads|ResetLoses|Acknowledged|WithATruncated|WithAFull|WithABad|WaitsForAStuck)"
 	linuxPrograms   = "^TestLinux(ProgramsUseE|ProgramsUseI|ProgramsUseMed|ProgramsMay|ProgramsHarm|ProgramsOutlive|RingsOutlive|UnbindsWhile)"
 	linuxPolling    = "^TestLinux(MappedReads|ProgramsUseMapped)" // the guest polls, and so does the host
 	linuxAtOnce     = "^TestLinux(VerifiedIO|ResetLoses|ProgramsMayDoAnything)"
 	// Of a size that suits a machine for all of them.
 	quickWithLinux    = "^TestLinux(DisksOfDifferent|PowerOff|Panic|Shell|GoesOn|AsELF|FindsItsDisk|WithEight|ReadOnly)"
-	disksWithLinux    = "^TestLinux(Flushes|SplitsAt|WithBlocks|Discard|PolledQueues|SeesACapacity|LoadsAndUnloads|WithATruncated|WithAFull|WithABad)"
+	disksWithLinux    = "^TestLinux(ModuleParam|Flushes|SplitsAt|WithBlocks|Discard|PolledQueues|SeesACapacity|LoadsAndUnloads|WithATruncated|WithAFull|WithABad)"
 	programsWithLinux = "^TestLinux(Programs|RingsOutlive)"
 )
 
