@@ -73,6 +73,10 @@ func TestConformanceExportsAreThoseThatTheGuestKnows(t *testing.T) {
 // write it. The nested machine's disk polls.
 func polledDisk(t *testing.T) (path string, polls bool) {
 	t.Helper()
+	if f, _ := hostring.ProbeFeature(hostring.FeatureNoMmap); f.Result != hostring.Yes {
+		t.Log("rings of Linux 6.1 with IORING_SETUP_IOPOLL lose writes; from 6.10 on there is one on every backend")
+		return "", false
+	}
 	path = filepath.Join(t.TempDir(), "polled.img")
 	if err := os.WriteFile(path, make([]byte, conformanceSize), 0o600); err != nil {
 		t.Fatal(err)
@@ -97,7 +101,9 @@ func mayLack(backend string, polls bool) map[string]string {
 	if backend == backendPassthrough {
 		lack["cqe-skip-success"] = "IOSQE_CQE_SKIP_SUCCESS"
 	}
-	if !polls {
+	if f, _ := hostring.ProbeFeature(hostring.FeatureNoMmap); f.Result != hostring.Yes && backend == backendRelay {
+		lack["iopoll"] = "no IORING_SETUP_IOPOLL"
+	} else if !polls {
 		lack["iopoll"] = "not on a device that polls"
 	}
 	if f, _ := hostring.ProbeFeature(hostring.FeatureAllocRange); f.Result != hostring.Yes && backend != backendIsolated {
