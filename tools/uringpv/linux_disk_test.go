@@ -43,6 +43,18 @@ func allocated(t *testing.T, path string) int64 {
 	return st.Blocks * 512
 }
 
+// fioJob is a script's function that runs fio once more if its job did not start: it has five
+// seconds for that, which can be too short in an emulated machine, and fio calls it no error.
+const fioJob = `
+	job() {
+		for try in 1 2 3; do
+			fio --name=job "$@" >/tmp/log 2>&1 || { cat /tmp/log; return 1; }
+			grep 'failed to start' /tmp/log || return 0
+		done
+		return 1
+	}
+	`
+
 func TestLinuxVerifiedIO(t *testing.T) {
 	eachLinux(t, []int{2}, func(t *testing.T, r linuxRun) {
 		r.fio = true
@@ -375,11 +387,10 @@ func TestLinuxPolledQueues(t *testing.T) {
 		}
 		r.disks, r.options = []string{path}, "rings=4,direct=on"
 		r.cmdline = "uringpv.poll_queues=1"
-		r.script = `
+		r.script = fioJob + `
 			status=0
 			for with in "io_uring --hipri --iodepth=8" "io_uring --hipri --iodepth=8 --sync=dsync" "pvsync2 --hipri --fsync=8"; do
-				fio --name=v --filename=/dev/upv0 --rw=randrw --bs=4k --verify=crc32c --verify_fatal=1 --direct=1 --size=4M \
-					--ioengine=$with >/tmp/log 2>&1 || { cat /tmp/log; status=1; }
+				job --filename=/dev/upv0 --rw=randrw --bs=4k --verify=crc32c --verify_fatal=1 --direct=1 --size=4M --ioengine=$with || status=1
 			done
 			awk '{ print $16 " flushes" }' /sys/block/upv0/stat
 			cat /sys/kernel/debug/uringpv-*/rings
@@ -435,13 +446,13 @@ func TestLinuxSplitsAtBufferBoundaries(t *testing.T) {
 		for range r.each {
 			r.disks = append(r.disks, image(t, 64<<20))
 		}
-		r.script = fmt.Sprintf(`
+		r.script = fioJob + fmt.Sprintf(`
 			echo 32 >/proc/sys/vm/nr_hugepages
 			requests() { awk '{ print $1 + $5 }' /sys/block/$1/stat; }
 			sqes() { awk 'NR > 1 { n += $4 - $6 } END { print n }' /sys/kernel/debug/uringpv-$(basename $(readlink -f /sys/block/$1/device))/rings; }
 			verify() {
-				fio --name=v --filename=/dev/$disk --rw=randrw --bsrange=4k-1m --verify=crc32c --verify_fatal=1 --verify_backlog=16 \
-					--cpus_allowed=0-1 --size=%dM "$@" >/tmp/log 2>&1 || { cat /tmp/log; exit 1; }
+				job --filename=/dev/$disk --rw=randrw --bsrange=4k-1m --verify=crc32c --verify_fatal=1 --verify_backlog=16 \
+					--cpus_allowed=0-1 --size=%dM "$@" || exit 1
 			}
 			for disk in %s; do
 				requests=$(requests $disk) sqes=$(sqes $disk)
@@ -459,7 +470,7 @@ func TestLinuxSplitsAtBufferBoundaries(t *testing.T) {
 			sqes, _ := strconv.Atoi(m[2])
 			t.Logf("%s: %d requests were %d SQEs", backend, requests, sqes)
 			if requests < 16 || sqes < requests*9/8 {
-				t.Errorf("%s: %d requests of up to 1 MiB, in memory cut every %d KiB, were %d SQEs", backend, requests, smallBuffer>>10, sqes)
+				t.Errorf("%s: %d requests of up to 1 MiB, in memory cut every %d KiB, were %d SQEs\n%s", backend, requests, smallBuffer>>10, sqes, console)
 			}
 		}
 	})
@@ -476,7 +487,7 @@ func TestLinuxFlushesReachTheHostsDevice(t *testing.T) {
 			r.disks = append(r.disks, loopDevice(t, image(t, 16<<20)))
 		}
 		kinds := []string{"fsync=1", "sync=dsync"}
-		r.script = fmt.Sprintf(`
+		r.script = fioJob + fmt.Sprintf(`
 			flushed() { awk '{ print $16 }' /sys/block/$1/stat; }
 			for disk in %s; do
 				grep -x 'write back' /sys/block/$disk/queue/write_cache || exit 1
@@ -484,8 +495,7 @@ func TestLinuxFlushesReachTheHostsDevice(t *testing.T) {
 				for kind in %s; do
 					echo "$disk $kind:"; read x
 					before=$(flushed $disk)
-					fio --name=w --filename=/dev/$disk --rw=write --bs=4k --size=%dk --ioengine=psync --direct=1 --$kind >/tmp/log 2>&1 ||
-						{ cat /tmp/log; exit 1; }
+					job --filename=/dev/$disk --rw=write --bs=4k --size=%dk --ioengine=psync --direct=1 --$kind || exit 1
 					echo "$disk $kind took $(($(flushed $disk) - before)) flushes."
 				done
 			done`, upvs(r.disks), strings.Join(kinds, " "), 4*writes)
@@ -544,15 +554,14 @@ func TestLinuxWithBlocksOf4KiB(t *testing.T) {
 		for _, backend := range r.each {
 			r.disks = append(r.disks, nullBlock(t, backend, "size=32", "memory_backed=1", "blocksize=4096"))
 		}
-		r.script = fmt.Sprintf(`
+		r.script = fioJob + fmt.Sprintf(`
 			for disk in %s; do
 				for limit in logical_block_size physical_block_size minimum_io_size; do
 					grep -x 4096 /sys/block/$disk/queue/$limit || exit 1
 				done
 				fio --name=v --filename=/dev/$disk --rw=read --bs=512 --size=4k --ioengine=psync --direct=1 >/tmp/log 2>&1 && exit 1
 				for with in "io_uring --direct=1 --iodepth=16" "psync --direct=0 --end_fsync=1"; do
-					fio --name=v --filename=/dev/$disk --rw=randrw --bsrange=4k-64k --verify=crc32c --verify_fatal=1 --size=8M --ioengine=$with \
-						>/tmp/log 2>&1 || { cat /tmp/log; exit 1; }
+					job --filename=/dev/$disk --rw=randrw --bsrange=4k-64k --verify=crc32c --verify_fatal=1 --size=8M --ioengine=$with || exit 1
 				done
 				mkfs.ext4 -q /dev/$disk && e2fsck -fn /dev/$disk || exit 1
 			done`, upvs(r.disks))
