@@ -78,7 +78,7 @@ const (
 	withLinuxGuests = "^TestLinux"
 	withMuchRAM     = "^TestLinuxWithMoreThan4GiB$"
 	withLiburing    = "^TestLinuxLiburing$"
-	longWithLinux   = "^TestLinuxUnbindsWhile"                                                                                                                                                                                                                                                                      // the whole matrix has it
+	longWithLinux   = "^TestLinux(UnbindsWhile|WaitsForAStuck|WithBlocks|ModuleParam|SplitsAt|AsELF|ProgramsUseMed)"                                                                                                                                                                                                            // the whole matrix has them
 	longOnTCG       = "^Test(RunLeavesNothingInTheProcess|ChecksumIsSha256sum|WatchdogSleepsWithTheRing|FloodStopsTheRing|BenchMeasuresEveryEngine|BenchMeasuresSeveralGuests|BenchSharesSQThreads|PolicyTakesOpcodesAndFlagsFromTheGuest|PolledStretchMakesNoSystemCall|ChecksumOfADirectDisk|CrowdedFleetSharesOneSQThread)$" // make test has them, on the host
 	bootsLinux      = "^TestLinux(DisksOfDifferent|FindsItsDisk|RootDisk|PowerOff|Panic|Discard)"
 	linuxBoots      = "^TestLinux(DisksOfDifferent|PowerOff|Panic|Shell|GoesOn|RootDisk|AsELF|FindsItsDisk|WithEightCPUs)"

@@ -306,7 +306,7 @@ func TestLinuxLoadsAndUnloadsTheDriver(t *testing.T) {
 	eachLinuxOn(t, backendPassthrough, []int{2}, func(t *testing.T, r linuxRun) {
 		r.disks, r.options = []string{image(t, 32<<20)}, "entries=4096"
 		r.timeout = 10 * time.Minute
-		cycles := 20
+		cycles := 10
 		if full() {
 			cycles = 50
 		}
@@ -442,7 +442,7 @@ func upvs(disks []string) string {
 // fio's buffers are huge pages: what is not cut is one SQE, and one entry has to hold it.
 func TestLinuxSplitsAtBufferBoundaries(t *testing.T) {
 	eachGuest(t, 2, func(t *testing.T, r linuxRun) {
-		r.monitor, r.memory, r.fio = "uringpv-with-small-buffers", "512M", true
+		r.monitor, r.memory, r.fio = "uringpv-with-small-buffers", "480M", true
 		for range r.each {
 			r.disks = append(r.disks, image(t, 64<<20))
 		}

@@ -35,9 +35,9 @@ func TestMain(m *testing.M) {
 	})
 }
 
-// smallBuffer is an odd number of pages, and about as few as 512 MiB of RAM can be cut
-// into: a ring has at most 1024 buffers.
-const smallBuffer = 129 * 4096
+// smallBuffer is about as little as 480 MiB of RAM can be cut into, as a ring has at most
+// 1024 buffers, and a power of two: a guest's rings must not lie across an end.
+const smallBuffer = 512 << 10
 
 // withSmallBuffers is uringpv whose guests find a buffer table of small entries, not of
 // 1 GiB, which hardly any request would cross.
