@@ -132,6 +132,8 @@ bench-compare: ## the same of two commits, OLD and NEW, by benchstat
 	$(GO) tool benchstat old="$$dir/old.txt" new="$$dir/new.txt"
 
 # Where a host cannot try a case, another one's report may be added by FEATURES.
+# For iopoll: that of a run in the nested machine with --disk PATH,direct=on, PATH a file
+# of 1 MiB in /disk, which is on NVMe.
 features: build ## run the conformance guest and write docs/protocol.md's table of features
 	./$(BIN) run --guest conformance --report json > bin/conformance.json
 	$(GO) run ./tools/features docs/protocol.md bin/conformance.json $(FEATURES)
