@@ -6,6 +6,7 @@ import (
 	"bytes"
 	"errors"
 	"io"
+	"io/fs"
 	"testing"
 
 	"github.com/cavaliergopher/cpio"
@@ -59,5 +60,30 @@ func TestAnInitramfsHasWhatWasAddedInOrder(t *testing.T) {
 	}
 	if _, err := r.Next(); !errors.Is(err, io.EOF) {
 		t.Errorf("after the last file: %v", err)
+	}
+}
+
+// Packages of one tree: a later file replaces what an earlier one has, a later directory
+// nothing.
+func TestMergedTreesKeepDirectoriesAndTakeFiles(t *testing.T) {
+	tree, later := NewTree(), NewTree()
+	tree.add("tmp", node{mode: fs.ModeDir | 0o700})
+	tree.Link("bin", "usr/bin")
+	tree.File("etc/a", 0o644, []byte("first"))
+	later.Dir("tmp")
+	later.Dir("bin")
+	later.File("etc/a", 0o600, []byte("second"))
+	later.File("etc/b", 0o644, []byte("b"))
+	tree.merge(later)
+	for name, want := range map[string]node{
+		"tmp":   {mode: fs.ModeDir | 0o700},
+		"bin":   {mode: fs.ModeSymlink | 0o777, data: []byte("usr/bin")},
+		"etc":   {mode: fs.ModeDir | 0o755},
+		"etc/a": {mode: 0o600, data: []byte("second")},
+		"etc/b": {mode: 0o644, data: []byte("b")},
+	} {
+		if got := tree.files[name]; got.mode != want.mode || string(got.data) != string(want.data) {
+			t.Errorf("%s is %v %q, want %v %q", name, got.mode, got.data, want.mode, want.data)
+		}
 	}
 }

@@ -1019,7 +1019,7 @@ func exports(t *testing.T, r linuxRun, ring string) {
 		` + pins + `
 		before=$(pins)
 		ls -l /dev/uringpv0 /dev/uringpv/
-		! test -e /dev/upv0
+		test -e /dev/upv0 && exit 1
 		/uring-guest kinds '` + string(want) + `'
 		/uring-guest server
 		/uring-guest mediated f

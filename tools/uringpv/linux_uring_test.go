@@ -970,7 +970,7 @@ func TestLinuxRingsOutliveNothing(t *testing.T) {
 				rm -f /tmp/hangs
 				/uring-guest hang disk0 &
 				until [ -e /tmp/hangs ]; do sleep 0.1; done
-				! rmmod uringpv
+				rmmod uringpv && exit 1
 				kill -9 $!
 				wait $! || true
 				test "$(pins)" = "$before"
@@ -988,7 +988,7 @@ func TestLinuxRingsOutliveNothing(t *testing.T) {
 			test $((free - $1)) -lt 6000
 			test $(($2 - slabs)) -lt 1000
 			/uring-guest reset disk0 /sys/bus/pci/drivers/uringpv/unbind $dev gone
-			! test -e /dev/uringpv0
+			test -e /dev/uringpv0 && exit 1
 			echo $dev >/sys/bus/pci/drivers/uringpv/bind
 			/uring-guest limits 8
 			rmmod uringpv
