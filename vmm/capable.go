@@ -77,12 +77,19 @@ func checkProgram() []byte {
 	le.PutUint16(code[idtrOff:], size-idtOff-1)
 	le.PutUint64(code[idtrOff+2:], boot.ImageStart+idtOff)
 	const handler = boot.ImageStart + handlerOff
-	gate := code[idtOff+16*vectorBP:] // an interrupt gate (Intel SDM volume 3, 6.14.1)
-	le.PutUint16(gate, handler&0xffff)
-	le.PutUint16(gate[2:], boot.CodeSelector)
-	gate[5] = 0x8e
-	le.PutUint16(gate[6:], handler>>16)
+	copy(code[idtOff+16*vectorBP:], interruptGate(handler))
 	return elfProgram(code)
+}
+
+// interruptGate is an IDT's entry for a handler below 4 GiB (Intel SDM volume 3,
+// 6.14.1).
+func interruptGate(handler uint32) []byte {
+	gate := make([]byte, 16)
+	binary.LittleEndian.PutUint16(gate, uint16(handler))
+	binary.LittleEndian.PutUint16(gate[2:], boot.CodeSelector)
+	gate[5] = 0x8e
+	binary.LittleEndian.PutUint16(gate[6:], uint16(handler>>16))
+	return gate
 }
 
 // elfProgram is a freestanding guest of one segment of 64 KiB, with its entry at

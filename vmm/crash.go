@@ -43,9 +43,12 @@ func (c *vcpu) crash(e *kvm.Exit) *GuestCrash {
 	g := &GuestCrash{CPU: c.id, Reason: e.Reason.String()}
 	switch e.Reason {
 	case kvm.ExitInternalError:
-		if e.Code == 1 {
+		switch e.Code {
+		case kvm.ErrorEmulation:
 			g.Reason = "KVM cannot emulate an instruction"
-		} else {
+		case kvm.ErrorDelivery:
+			g.Reason = "KVM cannot deliver an exception or an interrupt: what that needs is not in RAM"
+		default:
 			g.Reason = fmt.Sprintf("KVM internal error %d", e.Code)
 		}
 	case kvm.ExitFailEntry, kvm.ExitUnknown:

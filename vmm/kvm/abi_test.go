@@ -37,6 +37,7 @@ func TestStructuresAreAsLongAsTheirRequestsSay(t *testing.T) {
 		{setFPU, sizeOf(fpu{}), false},
 		{getMPState, sizeOf(MPState(0)), false},
 		{setMPState, sizeOf(MPState(0)), false},
+		{getEvents, sizeOf(kvm.VCPUEvents{}), false},
 	} {
 		// _IOC: the size is in bits 16 to 29.
 		if got := c.request.op >> 16 & 0x3fff; got != c.size {

@@ -39,6 +39,12 @@ func (r Reason) String() string {
 	return fmt.Sprintf("exit reason %d", uint32(r))
 }
 
+// Suberrors of ExitInternalError, KVM_INTERNAL_ERROR_*.
+const (
+	ErrorEmulation = 1 // KVM cannot emulate an instruction
+	ErrorDelivery  = 3 // an exit while an event was being delivered, which KVM cannot serve
+)
+
 // Exit is why a vCPU stopped. Data is in the vCPU's kvm_run: what a read stores
 // there the guest gets at the next Run.
 type Exit struct {

@@ -43,6 +43,7 @@ var (
 	setCPUID   = request{"KVM_SET_CPUID2", kvm.IIOW(0x90, 8)}
 	getMPState = request{"KVM_GET_MP_STATE", kvm.IIOR(0x98, 4)}
 	setMPState = request{"KVM_SET_MP_STATE", kvm.IIOW(0x99, 4)}
+	getEvents  = request{"KVM_GET_VCPU_EVENTS", kvm.IIOR(0x9f, 64)}
 )
 
 // The requests that take a number, or nothing.

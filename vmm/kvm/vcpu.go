@@ -162,6 +162,15 @@ func (c *VCPU) MPState() (MPState, error) {
 // SetMPState sets the vCPU's state.
 func (c *VCPU) SetMPState(s MPState) error { return ioctl(c.fd, setMPState, &s) }
 
+// Delivers says whether KVM has begun to deliver an exception, an interrupt or an
+// NMI to the guest and will go on at the next Run (KVM_GET_VCPU_EVENTS). It does
+// not know of what the int3 and into instructions raise: KVM does not tell.
+func (c *VCPU) Delivers() (bool, error) {
+	var e kvm.VCPUEvents
+	err := ioctl(c.fd, getEvents, &e)
+	return e.E.Inject != 0 || e.I.Inject != 0 || e.N.Inject != 0, err
+}
+
 // TSCkHz is the frequency of the guest's time-stamp counter in kHz, 0 if the
 // host does not know it.
 func (c *VCPU) TSCkHz() uint64 {
