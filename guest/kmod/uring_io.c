@@ -607,6 +607,8 @@ static int upv_transfer(struct upv_build *b)
 		b->sqe.buf_index = 0;
 		return 0;
 	}
+	if (req->chain)
+		return -EOPNOTSUPP; /* the others of the chain would see what is not in the copy yet, or no longer */
 	total = min_t(u32, total, UPV_MAX_BOUNCE);
 	req->bounce_len = total;
 	req->bounce = alloc_pages_exact(total, GFP_KERNEL_ACCOUNT | __GFP_ZERO | __GFP_NOWARN);
@@ -1018,6 +1020,9 @@ static int upv_translate(struct upv_build *b)
 	if (sqe->flags & IOSQE_BUFFER_SELECT)
 		return -EOPNOTSUPP;
 	if (sqe->flags & IOSQE_CQE_SKIP_SUCCESS && sqe->flags & IOSQE_IO_DRAIN)
+		return -EOPNOTSUPP;
+	/* Without these, memory can go by a copy of the driver's, which drains order nothing with. */
+	if (sqe->flags & IOSQE_IO_DRAIN && !(upv_may(b->u, IORING_OP_READV) && upv_may(b->u, IORING_OP_WRITEV)))
 		return -EOPNOTSUPP;
 	if (!upv_allowed(b->u, sqe))
 		return -EACCES;

@@ -84,7 +84,7 @@ const (
 	linuxBoots      = "^TestLinux(DisksOfDifferent|PowerOff|Panic|Shell|GoesOn|RootDisk|AsELF|FindsItsDisk|WithEightCPUs)"
 	linuxData       = "^TestLinux(ModuleParam|Flushes|SplitsAt|WithBlocks|VerifiedIO|FileSystems|Discard|ReadOnlyDisk|PolledQueues|SeesACapacity)"
 	linuxFaults     = "^TestLinux(LoadsAndUnloads|ResetLoses|Acknowledged|WithATruncated|WithAFull|WithABad|WaitsForAStuck)"
-	linuxPrograms   = "^TestLinux(ProgramsUseE|ProgramsUseI|ProgramsUseMed|ProgramsMay|ProgramsHarm|ProgramsOutlive|RingsOutlive|UnbindsWhile)"
+	linuxPrograms   = "^TestLinux(ProgramsWithout|ProgramsUseE|ProgramsUseI|ProgramsUseMed|ProgramsMay|ProgramsHarm|ProgramsOutlive|RingsOutlive|UnbindsWhile)"
 	linuxPolling    = "^TestLinux(MappedReads|ProgramsUseMapped)" // the guest polls, and so does the host
 	linuxAtOnce     = "^TestLinux(VerifiedIO|ResetLoses|ProgramsMayDoAnything)"
 	// Of a size that suits a machine for all of them.
