@@ -29,7 +29,7 @@ VERSION := $(shell git describe --tags --always --dirty 2>/dev/null || echo unkn
 LDFLAGS := -X main.version=$(VERSION)
 
 .DEFAULT_GOAL := build
-.PHONY: help build run nested linux test test-nested test-nested-full test-race check-generated fuzz lint fmt bench bench-go bench-compare features generate clean
+.PHONY: help build run nested linux test test-nested test-nested-full test-race check-generated fuzz fuzz-linux lint fmt bench bench-go bench-compare features generate clean
 
 help: ## list the targets
 	@awk 'BEGIN { FS = ":.*## " } /^[a-z-]+:.*## / { printf "  make %-16s %s\n", $$1, $$2 }' $(MAKEFILE_LIST)
@@ -90,6 +90,15 @@ fuzz: ## run each fuzz target for FUZZTIME
 			$(GO) test -run '^$$' -fuzz "^$$target\$$" -fuzztime $(FUZZTIME) -fuzzminimizetime 5x $$dir; \
 		done; \
 	done
+
+# A failure shows its input, for tools/uringpv/testdata/fuzz/FuzzLinuxCalls.
+fuzz-linux: build nested ## run the fuzz target of the Linux driver's calls for FUZZTIME, in the emulated machine
+	./$(BIN) image build --no-root --no-fio --out bin/fuzz/guest
+	CGO_ENABLED=0 $(GO) test -c -fuzz '^FuzzLinuxCalls$$' -o bin/fuzz/uringpv.test ./tools/uringpv
+	cd tools/uringpv && machine=$$(../../$(NESTED) prepare) && URINGPV_TEST_GUESTS=/guests REQUIRE_KVM=1 REQUIRE_IO_URING=1 \
+		../../$(NESTED) run --cpus 1 --timeout 24h --machine "$$machine" --put "$$PWD/../../bin/fuzz/guest:/guests/guest" -- \
+		../../bin/fuzz/uringpv.test -test.run '^$$' -test.fuzz '^FuzzLinuxCalls$$' -test.fuzztime $(FUZZTIME) \
+		-test.fuzzcachedir /tmp/fuzz -test.fuzzminimizetime 1x -test.parallel 1 -test.timeout 0
 
 .PHONY: check-fmt
 check-fmt:

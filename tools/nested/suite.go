@@ -75,7 +75,7 @@ type result struct {
 // guests.
 const (
 	withBareGuests  = "^Test([^L]|L[^i])"
-	withLinuxGuests = "^TestLinux"
+	withLinuxGuests = "^(TestLinux|FuzzLinux)"
 	withMuchRAM     = "^TestLinuxWithMoreThan4GiB$"
 	withLiburing    = "^TestLinuxLiburing$"
 	longWithLinux   = "^TestLinux(UnbindsWhile|WaitsForAStuck|WithBlocks|ModuleParam|SplitsAt|AsELF|ProgramsUseMed)"                                                                                                                                                                                                            // the whole matrix has them
@@ -84,13 +84,13 @@ const (
 	linuxBoots      = "^TestLinux(DisksOfDifferent|PowerOff|Panic|Shell|GoesOn|RootDisk|AsELF|FindsItsDisk|WithEightCPUs)"
 	linuxData       = "^TestLinux(ModuleParam|Flushes|SplitsAt|WithBlocks|VerifiedIO|FileSystems|Discard|ReadOnlyDisk|PolledQueues|SeesACapacity)"
 	linuxFaults     = "^TestLinux(LoadsAndUnloads|ResetLoses|Acknowledged|WithATruncated|WithAFull|WithABad|WaitsForAStuck)"
-	linuxPrograms   = "^TestLinux(ProgramsWithout|ProgramsUseE|ProgramsUseI|ProgramsUseMed|ProgramsMay|ProgramsHarm|ProgramsOutlive|RingsOutlive|UnbindsWhile)"
+	linuxPrograms   = "^(TestLinux(ProgramsWithout|ProgramsUseE|ProgramsUseI|ProgramsUseMed|ProgramsMay|ProgramsHarm|ProgramsOutlive|RingsOutlive|UnbindsWhile)|FuzzLinux)"
 	linuxPolling    = "^TestLinux(MappedReads|ProgramsUseMapped)" // the guest polls, and so does the host
 	linuxAtOnce     = "^TestLinux(VerifiedIO|ResetLoses|ProgramsMayDoAnything)"
 	// Of a size that suits a machine for all of them.
 	quickWithLinux    = "^TestLinux(DisksOfDifferent|PowerOff|Panic|Shell|GoesOn|AsELF|FindsItsDisk|WithEight|ReadOnly)"
 	disksWithLinux    = "^TestLinux(ModuleParam|Flushes|SplitsAt|WithBlocks|Discard|PolledQueues|SeesACapacity|LoadsAndUnloads|WithATruncated|WithAFull|WithABad)"
-	programsWithLinux = "^TestLinux(Programs|RingsOutlive)"
+	programsWithLinux = "^(TestLinux(Programs|RingsOutlive)|FuzzLinux)"
 )
 
 // steps are what CI runs, or the whole matrix. Linux guests run in machines with one CPU:
@@ -441,7 +441,7 @@ func listTests(ctx context.Context, run, skip string, packages []string) ([]stri
 	}
 	var names []string
 	for line := range strings.Lines(string(out)) {
-		if name := strings.TrimSpace(line); strings.HasPrefix(name, "Test") && (skip == "" || !not.MatchString(name)) {
+		if name := strings.TrimSpace(line); (strings.HasPrefix(name, "Test") || strings.HasPrefix(name, "Fuzz")) && (skip == "" || !not.MatchString(name)) {
 			names = append(names, "^"+name+"$")
 		}
 	}

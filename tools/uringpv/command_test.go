@@ -21,7 +21,7 @@ import (
 // temporary files and a mark in its environment, which its children inherit.
 type command struct {
 	*exec.Cmd
-	t              *testing.T
+	t              testing.TB
 	tmp, mark      string
 	stdout, stderr bytes.Buffer
 }
@@ -37,7 +37,7 @@ func newCommand(t *testing.T, args ...string) *command {
 
 // newCommandFor prepares a command that is ended after timeout. It says on stderr what
 // its goroutines do, as a program of Go's does after SIGQUIT.
-func newCommandFor(t *testing.T, timeout time.Duration, args ...string) *command {
+func newCommandFor(t testing.TB, timeout time.Duration, args ...string) *command {
 	t.Helper()
 	ctx, cancel := context.WithTimeout(context.Background(), timeout)
 	t.Cleanup(cancel)
@@ -84,7 +84,7 @@ func (c *command) leavesNothing() {
 }
 
 // marked lists the processes that have mark in their environment.
-func marked(t *testing.T, mark string) []string {
+func marked(t testing.TB, mark string) []string {
 	t.Helper()
 	environs, err := filepath.Glob("/proc/[0-9]*/environ")
 	if err != nil {

@@ -32,7 +32,7 @@ func (g guestFiles) path(name string) string { return filepath.Join(g.dir, name)
 
 // linuxGuests are the guests to test with: the directories in
 // URINGPV_TEST_GUESTS, which make test-nested fills.
-func linuxGuests(t *testing.T) []guestFiles {
+func linuxGuests(t testing.TB) []guestFiles {
 	t.Helper()
 	testutil.NeedKVM(t)
 	testutil.NeedIOUring(t)
@@ -77,7 +77,7 @@ type linuxRun struct {
 }
 
 // prepare makes the command; the script comes in an initramfs of its own.
-func (r linuxRun) prepare(t *testing.T) *command {
+func (r linuxRun) prepare(t testing.TB) *command {
 	t.Helper()
 	initrd := filepath.Join(t.TempDir(), "extra.cpio")
 	out, err := os.Create(initrd)
@@ -139,7 +139,7 @@ func (r linuxRun) prepare(t *testing.T) *command {
 var trouble = regexp.MustCompile(`(?m)^.*(\bBUG\b|WARNING:|Oops|INFO: task|possible recursive locking|inconsistent lock state|circular locking|Call Trace|general protection|blocked for more than).*$`)
 
 // scan looks for trouble on a guest's console.
-func scan(t *testing.T, console string) {
+func scan(t testing.TB, console string) {
 	t.Helper()
 	for _, line := range trouble.FindAllString(console, 20) {
 		if strings.Contains(line, "/hw-vuln/") {
@@ -206,13 +206,13 @@ func copySparse(t *testing.T, to, from string) {
 }
 
 // image makes a file of size bytes for a disk, without blocks.
-func image(t *testing.T, size int64) string {
+func image(t testing.TB, size int64) string {
 	t.Helper()
 	return imageIn(t, t.TempDir(), size)
 }
 
 // imageIn is image in a directory that is there.
-func imageIn(t *testing.T, dir string, size int64) string {
+func imageIn(t testing.TB, dir string, size int64) string {
 	t.Helper()
 	path := filepath.Join(dir, "disk.img")
 	f, err := os.Create(path)

@@ -847,12 +847,12 @@ func (p *program) accepts([]string) {
 }
 
 // echoes serves connections until the test ends, and returns its address, of no file.
-func echoes(t *testing.T) string {
+func echoes(t testing.TB) string {
 	t.Helper()
 	return echoesOn(t, "unix", fmt.Sprintf("@upv-echo-%d", os.Getpid()))
 }
 
-func echoesOn(t *testing.T, network, name string) (address string) {
+func echoesOn(t testing.TB, network, name string) (address string) {
 	t.Helper()
 	l, err := net.Listen(network, name)
 	if err != nil {

@@ -88,10 +88,41 @@ func (p *program) storm(args []string) {
 	p.check(err)
 	steps, err := strconv.Atoi(args[2])
 	p.check(err)
-	debug.SetGCPercent(-1)
-	runtime.GOMAXPROCS(threads + 2)
 	before := p.pinned()
 
+	s := p.newStorm()
+	var sources []rand.Source
+	for i := range threads {
+		sources = append(sources, rand.NewPCG(seed, uint64(i)))
+	}
+	s.rage(p, sources, func(_, step int) bool { return step < steps })
+	if len(args) > 3 { // the kernel closes what there is
+		return
+	}
+	for i := range s.places {
+		s.places[i].close()
+	}
+
+	for i := range s.done {
+		fmt.Printf(" %d", s.done[i].Load())
+		if s.done[i].Load() == 0 {
+			p.errorf("seed %d: nothing of kind %d has succeeded", seed, i)
+		}
+	}
+	fmt.Println()
+
+	// All is as it was.
+	if n := p.pinned(); n != before {
+		p.errorf("seed %d: %d pages are pinned, %d before", seed, n, before)
+	}
+	r := p.open(uring.Config{Entries: 8})
+	f := p.file("f", os.O_RDONLY)
+	p.want("READ", p.do(r, uring.SQE{Opcode: uring.OpRead, FD: int32(f.Fd()), Addr: uring.Addr(s.arena[4096:]), Len: 8192}), 8192)
+	p.check(r.Close())
+}
+
+// newStorm opens all files, and makes the memory.
+func (p *program) newStorm() *storm {
 	s := &storm{}
 	names, err := filepath.Glob(uring.Directory + "/*")
 	p.check(err)
@@ -123,41 +154,25 @@ func (p *program) storm(args []string) {
 		s.places[i].fd = -1
 	}
 
+	return s
+}
+
+// rage has a thread for each source do steps as long as more says so.
+func (s *storm) rage(p *program, sources []rand.Source, more func(thread, step int) bool) {
+	debug.SetGCPercent(-1)
+	runtime.GOMAXPROCS(len(sources) + 2)
 	var all sync.WaitGroup
-	for i := range threads {
+	for i, source := range sources {
 		all.Go(func() {
 			runtime.LockOSThread()
 			debug.SetPanicOnFault(true)
-			t := &thread{storm: s, Rand: rand.New(rand.NewPCG(seed, uint64(i))), args: p.memory(1 << 16)}
-			for range steps {
+			t := &thread{storm: s, Rand: rand.New(source), args: p.memory(1 << 16)}
+			for step := 0; more(i, step); step++ {
 				t.step()
 			}
 		})
 	}
 	all.Wait()
-	if len(args) > 3 { // the kernel closes what there is
-		return
-	}
-	for i := range s.places {
-		s.places[i].close()
-	}
-
-	for i := range s.done {
-		fmt.Printf(" %d", s.done[i].Load())
-		if s.done[i].Load() == 0 {
-			p.errorf("seed %d: nothing of kind %d has succeeded", seed, i)
-		}
-	}
-	fmt.Println()
-
-	// All is as it was.
-	if n := p.pinned(); n != before {
-		p.errorf("seed %d: %d pages are pinned, %d before", seed, n, before)
-	}
-	r := p.open(uring.Config{Entries: 8})
-	f := p.file("f", os.O_RDONLY)
-	p.want("READ", p.do(r, uring.SQE{Opcode: uring.OpRead, FD: int32(f.Fd()), Addr: uring.Addr(s.arena[4096:]), Len: 8192}), 8192)
-	p.check(r.Close())
 }
 
 // close ends what is at the place.

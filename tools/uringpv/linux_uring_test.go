@@ -882,7 +882,7 @@ func (p *program) reset(args []string) {
 var repeat = max(1, func() int { n, _ := strconv.Atoi(os.Getenv("URINGPV_TEST_REPEAT")); return n }())
 
 // withProgram has the guest run the program.
-func (r *linuxRun) withProgram(t *testing.T) {
+func (r *linuxRun) withProgram(t testing.TB) {
 	t.Helper()
 	self, err := os.ReadFile("/proc/self/exe")
 	if err != nil {

@@ -15,7 +15,8 @@ import (
 // session is a running guest whose console a test reads and types on.
 type session struct {
 	*command
-	in *os.File
+	in       *os.File
+	patience time.Duration // of expect
 
 	mu      sync.Mutex // guards what follows
 	console bytes.Buffer
@@ -27,7 +28,7 @@ type session struct {
 // startSession starts a guest.
 func (r linuxRun) startSession(t *testing.T) *session {
 	t.Helper()
-	s := &session{command: r.prepare(t), changed: make(chan struct{})}
+	s := &session{command: r.prepare(t), patience: expectTime, changed: make(chan struct{})}
 	in, w, err := os.Pipe()
 	if err != nil {
 		t.Fatal(err)
@@ -76,7 +77,7 @@ func (s *session) text() string {
 	return s.console.String()
 }
 
-// expectTime is how long expect waits. An emulated machine is slow, and what hangs does so
+// expectTime is how long expect waits, but for a fuzzer's guest. An emulated machine is slow, and what hangs does so
 // for ever.
 const expectTime = 5 * time.Minute
 
@@ -84,7 +85,7 @@ const expectTime = 5 * time.Minute
 // expect.
 func (s *session) expect(what string) {
 	s.t.Helper()
-	deadline := time.After(expectTime)
+	deadline := time.After(s.patience)
 	for {
 		s.mu.Lock()
 		at := strings.Index(s.console.String()[s.seen:], what)
@@ -102,7 +103,7 @@ func (s *session) expect(what string) {
 		select {
 		case <-changed:
 		case <-deadline:
-			s.t.Fatalf("the console had no %q in %v:\n%s", what, expectTime, s.text())
+			s.t.Fatalf("the console had no %q in %v:\n%s", what, s.patience, s.text())
 		}
 	}
 }
