@@ -93,18 +93,23 @@ func (c *vcpu) crash(e *kvm.Exit) *GuestCrash {
 		s.CS.Selector, s.CS.Selector&3, s.SS.Selector, s.TR.Selector, s.GDT.Base, s.GDT.Limit, s.IDT.Base, s.IDT.Limit)
 	fmt.Fprintf(&b, "fs %04x at %016x  gs %04x at %016x  ds %04x  es %04x  ldt %04x\n",
 		s.FS.Selector, s.FS.Base, s.GS.Selector, s.GS.Base, s.DS.Selector, s.ES.Selector, s.LDT.Selector)
-	// Outside 64-bit mode addresses are relative to the segment.
-	mode, code, stack := 64, uint64(0), uint64(0)
-	if s.CS.L == 0 {
-		mode, code, stack = 16, s.CS.Base, s.SS.Base
-		if s.CS.DB != 0 {
-			mode = 32
-		}
-	}
+	mode, code, stack := addressing(&s)
 	c.code(&b, code+r.RIP, mode)
 	c.stack(&b, stack+r.RSP)
 	g.Report = b.String()
 	return g
+}
+
+// addressing is how many bits the code has and where the segments of code and stack
+// begin: outside 64-bit mode addresses are relative to these.
+func addressing(s *kvm.Sregs) (mode int, code, stack uint64) {
+	switch {
+	case s.CS.L != 0:
+		return 64, 0, 0
+	case s.CS.DB != 0:
+		return 32, s.CS.Base, s.SS.Base
+	}
+	return 16, s.CS.Base, s.SS.Base
 }
 
 // bytes reads up to n bytes at a guest-virtual address, as far as it is mapped.

@@ -59,22 +59,27 @@ func TestAnExceptionThatCannotBeDeliveredIsACrash(t *testing.T) {
 	if err != nil {
 		t.Fatal(err)
 	}
-	spins := feature.ProbeKVM().Kind == "kvm-amd" && v.Before(feature.Version{Major: 6, Minor: 14})
-	ctx := limit(t)
-	if spins {
-		var cancel func()
-		ctx, cancel = context.WithTimeout(ctx, time.Second)
-		defer cancel()
+	amd := feature.ProbeKVM().Kind == "kvm-amd"
+	for name, raise := range map[string][]byte{"fault": fault, "int3": {0xcc}, "int": {0xcd, 0x80}} {
+		t.Run(name, func(t *testing.T) {
+			ctx := limit(t)
+			spins := amd && v.Before(feature.Version{Major: 6, Minor: 14})
+			if spins {
+				var cancel func()
+				ctx, cancel = context.WithTimeout(ctx, time.Second)
+				defer cancel()
+			}
+			code := join([]byte{0x0f, 0x01, 0x1d, byte(len(raise) + len(exit7)), 0, 0, 0}, // lidt [rip+...]
+				raise, exit7, idtOf(0xfff, 0xd000_0000))
+			exit, _, err := run(t, ctx, 1, code...)
+			if spins && errors.Is(err, context.DeadlineExceeded) {
+				return
+			}
+			var crash *GuestCrash
+			if !errors.As(err, &crash) {
+				t.Fatalf("exit %+v, %v, want a *GuestCrash", exit, err)
+			}
+			t.Logf("%v\n%s", err, crash.Report)
+		})
 	}
-	code := join([]byte{0x0f, 0x01, 0x1d, byte(len(fault) + len(exit7)), 0, 0, 0}, // lidt [rip+...]
-		fault, exit7, idtOf(0xfff, 0xd000_0000))
-	exit, _, err := run(t, ctx, 1, code...)
-	if spins && errors.Is(err, context.DeadlineExceeded) {
-		return
-	}
-	var crash *GuestCrash
-	if !errors.As(err, &crash) {
-		t.Fatalf("exit %+v, %v, want a *GuestCrash", exit, err)
-	}
-	t.Logf("%v\n%s", err, crash.Report)
 }

@@ -68,26 +68,11 @@ func (c *vcpu) loop() {
 				c.vm.mmio.Read(exit.Addr, exit.Data)
 			}
 		default:
-			if c.falseAlarm(&exit) {
+			if c.delivered(&exit) {
 				continue
 			}
 			c.vm.stop(result{err: c.crash(&exit)})
 			return
 		}
 	}
-}
-
-// falseAlarm says whether e tells of an event that could not be delivered though
-// KVM has none to deliver: the guest has had it, and goes on. Linux from 6.14 on
-// looks at the kind of event in a VMCB's EXITINTINFO, not at its valid bit
-// (svm_check_emulate_instruction in svm.c). QEMU's emulation of AMD's processors
-// leaves the kind of the guest's last exception there (handle_even_inj in
-// seg_helper.c), so the next access to a page of a device can be taken for a part
-// of that exception's delivery.
-func (c *vcpu) falseAlarm(e *kvm.Exit) bool {
-	if e.Reason != kvm.ExitInternalError || e.Code != kvm.ErrorDelivery {
-		return false
-	}
-	delivers, err := c.kvm.Delivers()
-	return err == nil && !delivers
 }

@@ -75,27 +75,27 @@ func TestLinuxGoesOnWithoutInput(t *testing.T) {
 }
 
 func TestLinuxWithMoreThan4GiB(t *testing.T) {
-	r := anyLinux(t)
-	var info unix.Sysinfo_t
-	if err := unix.Sysinfo(&info); err != nil {
-		t.Fatal(err)
-	}
-	if info.Freeram < 5<<30 {
-		t.Skipf("NOT TESTED: %d MiB of the host's RAM are free, the guest's RAM is pinned", info.Freeram>>20)
-	}
-	r.memory, r.cpus = "4608M", 2
-	r.disks = []string{image(t, 64<<20)}
-	// Reads land in memory on both sides of the hole below 4 GiB: a file in memory
-	// that takes most of it would take too long to fill, so the buffers are where
-	// the kernel puts them, which begins at the top.
-	r.script = `set -e
-		test "$(awk '/MemTotal/ { print $2 }' /proc/meminfo)" -gt 4300000
-		grep -q 'System RAM' /proc/iomem && grep -q '^10*-.*System RAM' /proc/iomem
-		dd if=/dev/urandom of=/tmp/data bs=1M count=16
-		dd if=/tmp/data of=/dev/upv0 bs=1M oflag=direct
-		echo 3 >/proc/sys/vm/drop_caches
-		dd if=/dev/upv0 bs=1M count=16 | cmp - /tmp/data`
-	r.run(t)
+	eachLinux(t, []int{2}, func(t *testing.T, r linuxRun) {
+		var info unix.Sysinfo_t
+		if err := unix.Sysinfo(&info); err != nil {
+			t.Fatal(err)
+		}
+		if info.Freeram < 5<<30 {
+			t.Skipf("NOT TESTED: %d MiB of the host's RAM are free, the guest's RAM is pinned", info.Freeram>>20)
+		}
+		r.memory, r.disks = "4608M", []string{image(t, 64<<20)}
+		// Reads land in memory on both sides of the hole below 4 GiB: a file in memory
+		// that takes most of it would take too long to fill, so the buffers are where
+		// the kernel puts them, which begins at the top.
+		r.script = `set -e
+			test "$(awk '/MemTotal/ { print $2 }' /proc/meminfo)" -gt 4300000
+			grep -q 'System RAM' /proc/iomem && grep -q '^10*-.*System RAM' /proc/iomem
+			dd if=/dev/urandom of=/tmp/data bs=1M count=16
+			dd if=/tmp/data of=/dev/upv0 bs=1M oflag=direct
+			echo 3 >/proc/sys/vm/drop_caches
+			dd if=/dev/upv0 bs=1M count=16 | cmp - /tmp/data`
+		r.run(t)
+	})
 }
 
 // The Debian root disk that image build makes, to its login prompt and back.
