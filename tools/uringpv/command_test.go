@@ -186,3 +186,24 @@ func workingBackends(t *testing.T) []string {
 	}
 	return out
 }
+
+// What looks for processes that are left behind finds one that is there.
+func TestAMarkedProcessIsFound(t *testing.T) {
+	const mark = markName + "=is-found"
+	c := exec.Command("sleep", "60")
+	c.Env = append(os.Environ(), mark)
+	if err := c.Start(); err != nil {
+		t.Fatal(err)
+	}
+	found := marked(t, mark)
+	if err := c.Process.Kill(); err != nil {
+		t.Error(err)
+	}
+	_ = c.Wait()
+	if want := fmt.Sprintf("%d (\"sleep\\x0060\\x00\")", c.Process.Pid); len(found) != 1 || found[0] != want {
+		t.Errorf("marked() = %q, want %q", found, want)
+	}
+	if left := marked(t, mark); len(left) != 0 {
+		t.Errorf("marked() = %q after its end", left)
+	}
+}
