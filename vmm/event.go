@@ -19,7 +19,7 @@ const longestInst = 15
 // taken for a part of that exception's delivery.
 //
 // Of an event that has not been delivered KVM knows, but it does not tell of one that
-// an instruction like int3 raises: there RIP is at the instruction.
+// an instruction like int or int3 raises: there RIP is at the instruction.
 func (c *vcpu) delivered(e *kvm.Exit) bool {
 	if e.Reason != kvm.ExitInternalError || e.Code != kvm.ErrorDelivery {
 		return false

@@ -87,7 +87,7 @@ func TestEachLinuxTestIsInOneRow(t *testing.T) {
 		if err != nil {
 			t.Fatal(err)
 		}
-		for _, m := range regexp.MustCompile(`(?m)^func (TestLinux\w+)\(`).FindAllSubmatch(b, -1) {
+		for _, m := range regexp.MustCompile(`(?m)^func ((?:Test|Fuzz)Linux\w+)\(`).FindAllSubmatch(b, -1) {
 			name := string(m[1])
 			tests++
 			var in []string

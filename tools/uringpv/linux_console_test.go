@@ -113,7 +113,7 @@ func TestLinuxRootDiskToALogin(t *testing.T) {
 		s.expect("debian login: ")
 		s.send("root")
 		s.expect("# ")
-		s.send("echo root is $(findmnt -n -o SOURCE,FSTYPE,OPTIONS /); cat /etc/debian_version; echo kept >/root/file")
+		s.send("echo root is $(findmnt -n -o SOURCE,FSTYPE,OPTIONS /); cat /etc/debian_version; echo kept >/kept")
 		s.expect("root is /dev/upv0 ext4 rw")
 		s.expect("# ")
 		s.send("poweroff")
@@ -121,7 +121,7 @@ func TestLinuxRootDiskToALogin(t *testing.T) {
 			t.Errorf("exit status %d\n%s", status, console)
 		}
 		fsckOnHost(t, disk)
-		if out, err := exec.Command("debugfs", "-R", "cat /root/file", disk).Output(); err != nil || string(out) != "kept\n" {
+		if out, err := exec.Command("debugfs", "-R", "cat /kept", disk).Output(); err != nil || string(out) != "kept\n" {
 			t.Errorf("on the host the file has %q, %v", out, err)
 		}
 	})

@@ -90,7 +90,7 @@ func (p *program) vectors([]string) {
 }
 
 func TestLinuxProgramsWithoutVectors(t *testing.T) {
-	eachLinuxRings(t, backendIsolated, []int{1}, func(t *testing.T, r linuxRun) {
+	eachLinuxRings(t, backendPassthrough, []int{1}, func(t *testing.T, r linuxRun) {
 		r.withProgram(t)
 		r.args = []string{"--export-backend", r.backend, "--export-policy", "deny=readv,deny=writev"}
 		for _, name := range []string{"f", "g"} {

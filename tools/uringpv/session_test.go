@@ -77,8 +77,8 @@ func (s *session) text() string {
 	return s.console.String()
 }
 
-// expectTime is how long expect waits, but for a fuzzer's guest. An emulated machine is slow, and what hangs does so
-// for ever.
+// expectTime is how long expect waits, but for a fuzzer's guest. An emulated machine is
+// slow, and what hangs does so for ever.
 const expectTime = 5 * time.Minute
 
 // expect waits until the console says what, behind what it said at the last

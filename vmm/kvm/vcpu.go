@@ -164,7 +164,7 @@ func (c *VCPU) SetMPState(s MPState) error { return ioctl(c.fd, setMPState, &s) 
 
 // Delivers says whether KVM has begun to deliver an exception, an interrupt or an
 // NMI to the guest and will go on at the next Run (KVM_GET_VCPU_EVENTS). It does
-// not know of what the int3 and into instructions raise: KVM does not tell.
+// not know of what the instructions int, int3 and into raise: KVM does not tell.
 func (c *VCPU) Delivers() (bool, error) {
 	var e kvm.VCPUEvents
 	err := ioctl(c.fd, getEvents, &e)

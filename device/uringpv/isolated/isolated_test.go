@@ -173,7 +173,7 @@ func alone(t testing.TB, o *owner, fsize uint64) {
 		t.Errorf("its system calls are not filtered, it says %#x:\n%s", o.apart, status)
 	}
 	if o.apart&apartRoot != 0 {
-		if all, err := os.ReadDir(fmt.Sprintf("/proc/%d/root/", o.pid)); err != nil || len(all) != 0 {
+		if all, err := os.ReadDir(fmt.Sprintf("/proc/%d/root", o.pid)); err != nil || len(all) != 0 {
 			t.Errorf("its root directory has %d entries, %v; want none", len(all), err)
 		}
 	}
