@@ -8,7 +8,6 @@ import (
 	"encoding/json"
 	"errors"
 	"fmt"
-	"io"
 	"os"
 	"os/exec"
 	"path/filepath"
@@ -16,8 +15,6 @@ import (
 	"syscall"
 	"testing"
 	"time"
-
-	"golang.org/x/sys/unix"
 )
 
 // command is one uringpv process of a test, with a directory of its own for
@@ -89,52 +86,24 @@ func (c *command) leavesNothing() {
 // marked lists the processes that have mark in their environment.
 func marked(t testing.TB, mark string) []string {
 	t.Helper()
-	proc, err := openUnlogged("/proc")
-	if err != nil {
-		t.Fatal(err)
-	}
-	defer proc.Close()
-	names, err := proc.Readdirnames(-1)
+	environs, err := filepath.Glob("/proc/[0-9]*/environ")
 	if err != nil {
 		t.Fatal(err)
 	}
 	var out []string
-	for _, pid := range names {
-		if pid[0] < '0' || pid[0] > '9' {
-			continue
-		}
-		env, err := readUnlogged(filepath.Join("/proc", pid, "environ"))
+	for _, path := range environs {
+		env, err := os.ReadFile(path)
 		if err != nil {
 			continue // it has ended, or is somebody else's
 		}
 		for v := range bytes.SplitSeq(env, []byte{0}) {
 			if string(v) == mark {
-				cmdline, _ := readUnlogged(filepath.Join("/proc", pid, "cmdline"))
-				out = append(out, fmt.Sprintf("%s (%q)", pid, cmdline))
+				cmdline, _ := os.ReadFile(filepath.Join(filepath.Dir(path), "cmdline"))
+				out = append(out, fmt.Sprintf("%s (%q)", filepath.Base(filepath.Dir(path)), cmdline))
 			}
 		}
 	}
 	return out
-}
-
-// openUnlogged is os.Open for what go test is not to note as an input of the tests: its
-// list would have a line for each process after each command, and be too long for what
-// a disk that is passed through lets a process write.
-func openUnlogged(path string) (*os.File, error) {
-	fd, err := unix.Open(path, unix.O_RDONLY|unix.O_CLOEXEC, 0)
-	if err != nil {
-		return nil, err
-	}
-	return os.NewFile(uintptr(fd), path), nil
-}
-
-func readUnlogged(path string) ([]byte, error) {
-	f, err := openUnlogged(path)
-	if err != nil {
-		return nil, err
-	}
-	defer f.Close()
-	return io.ReadAll(f)
 }
 
 // report reads the command's JSON report.
