@@ -50,7 +50,7 @@ func (c *Cache) Build(ctx context.Context, dir string, o BuildOptions) error {
 		{InitramfsFile, func(path string) error { return writeFile(path, g.Initramfs.WriteCPIO) }},
 	}
 	if o.RootSize > 0 {
-		root, packages, err := c.RootTree(ctx)
+		root, packages, err := c.RootTree(ctx, o.Kernel)
 		if err != nil {
 			return err
 		}
@@ -76,14 +76,18 @@ func (c *Cache) Build(ctx context.Context, dir string, o BuildOptions) error {
 	return err
 }
 
-// BuildRoot makes the root disk path alone, size bytes, unless it is there already
-// and newer than the packages are.
-func (c *Cache) BuildRoot(ctx context.Context, path string, size int64) error {
-	root, packages, err := c.RootTree(ctx)
+// BuildRoot makes the root disk path alone, size bytes, for the kernel that GetKernel
+// knows as kernelName; path leads into the cache, where the same disk is made once.
+func (c *Cache) BuildRoot(ctx context.Context, path string, size int64, kernelName string) error {
+	root, _, err := c.RootTree(ctx, kernelName)
 	if err != nil {
 		return err
 	}
-	dir, err := c.Made(ctx, "root", fmt.Sprint(size, packages), func(dir string) error {
+	sum := sha256.New()
+	if err := root.WriteTar(sum); err != nil {
+		return err
+	}
+	dir, err := c.Made(ctx, "root-"+kernelName, fmt.Sprintf("%d %x", size, sum.Sum(nil)), func(dir string) error {
 		return c.makeExt4(ctx, filepath.Join(dir, RootFile), size, root)
 	})
 	if err != nil {

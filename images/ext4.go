@@ -8,6 +8,7 @@ import (
 	"os"
 	"os/exec"
 	"path/filepath"
+	"regexp"
 	"slices"
 )
 
@@ -20,8 +21,22 @@ var e2fsprogs = []string{"e2fsprogs", "libarchive13t64"}
 // fixedUUID is the root disk's, so that the same files give the same bytes.
 const fixedUUID = "75767072-6f6f-4000-8000-000000000001"
 
+// TooSmallError says that a disk has no room for its files.
+type TooSmallError struct {
+	Size int64 // of the disk, in bytes
+	Need int64 // a size that is enough
+}
+
+func (e *TooSmallError) Error() string {
+	return fmt.Sprintf("the files do not fit on a disk of %d MiB: %d MiB are enough", e.Size>>20, e.Need>>20)
+}
+
+// noRoom is what mke2fs says of a file system without room (e2fsprogs,
+// lib/ext2fs/ext2_err.et.in: EXT2_ET_BLOCK_ALLOC_FAIL, EXT2_ET_INODE_ALLOC_FAIL).
+var noRoom = regexp.MustCompile("Could not allocate (block|inode) in ext2 filesystem")
+
 // makeExt4 makes the file path an ext4 file system of size bytes with tree's
-// files.
+// files. The error is a *TooSmallError if they have no room.
 func (c *Cache) makeExt4(ctx context.Context, path string, size int64, tree *Tree) (err error) {
 	tools, err := c.program(ctx, "mke2fs", e2fsprogsSuite, e2fsprogs)
 	if err != nil {
@@ -47,9 +62,23 @@ func (c *Cache) makeExt4(ctx context.Context, path string, size int64, tree *Tre
 		"-L", "root", "-U", fixedUUID, "-E", "hash_seed="+fixedUUID+",root_owner=0:0,lazy_itable_init=0,lazy_journal_init=0,nodiscard", path)
 	cmd.Env = append(cmd.Env, "SOURCE_DATE_EPOCH=0", "E2FSPROGS_FAKE_TIME=1", "MKE2FS_CONFIG="+filepath.Join(tools.dir, "etc/mke2fs.conf"))
 	if out, err := cmd.CombinedOutput(); err != nil {
+		if noRoom.Match(out) {
+			return &TooSmallError{size, enoughFor(tree)}
+		}
 		return fmt.Errorf("mke2fs %s, %d bytes: %w: %s", path, size, err, out)
 	}
 	return nil
+}
+
+// enoughFor is a size for tree's files, bytes, with room for the file system's own
+// tables and journal and for as much as is used in a login: a multiple of 64 MiB.
+func enoughFor(tree *Tree) int64 {
+	const block, round = 4096, 64 << 20
+	var files int64
+	for _, n := range tree.files {
+		files += (int64(len(n.data)) + block) &^ (block - 1)
+	}
+	return (files + files/8 + 2*round) &^ (round - 1)
 }
 
 // programs are unpacked packages of one suite whose programs run on the host, by

@@ -24,13 +24,14 @@ type Module struct {
 
 // modules is a kernel's modules, by name.
 type modules struct {
+	dir     string // a /lib/modules/RELEASE
 	path    map[string]string
 	builtin map[string]bool
 }
 
 // findModules lists the modules below dir, a /lib/modules/RELEASE.
 func findModules(dir string) (*modules, error) {
-	m := &modules{path: map[string]string{}, builtin: map[string]bool{}}
+	m := &modules{dir: dir, path: map[string]string{}, builtin: map[string]bool{}}
 	err := filepath.WalkDir(dir, func(path string, d fs.DirEntry, err error) error {
 		if err == nil && !d.IsDir() {
 			if base, _, ok := strings.Cut(d.Name(), ".ko"); ok {

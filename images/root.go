@@ -17,7 +17,7 @@ import (
 // rootPackages is a minimal Debian with sysvinit; what they depend on comes too.
 var rootPackages = []string{
 	"base-files", "base-passwd", "bash", "bsdutils", "coreutils", "dash", "debianutils", "diffutils", "dpkg", "e2fsprogs", "findutils",
-	"grep", "gzip", "hostname", "init-system-helpers", "initscripts", "libc-bin", "libpam-modules", "libpam-runtime", "login", "mawk", "mount",
+	"grep", "gzip", "hostname", "init-system-helpers", "initscripts", "kmod", "libc-bin", "libpam-modules", "libpam-runtime", "login", "mawk", "mount",
 	"ncurses-base", "ncurses-bin", "passwd", "perl-base", "procps", "sed", "sysv-rc", "sysvinit-core", "sysvinit-utils", "tar", "util-linux",
 }
 
@@ -30,18 +30,19 @@ var rootFiles embed.FS
 // runlevels are the links that init.d's scripts get: what runs at the start, and
 // at the end before a halt or a restart.
 var runlevels = map[string][]string{
-	"rcS.d": {"hostname.sh", "mountkernfs.sh", "mountdevsubfs.sh", "checkroot.sh", "checkfs.sh", "mountall.sh", "mountall-bootclean.sh", "bootmisc.sh"},
+	"rcS.d": {"hostname.sh", "mountkernfs.sh", "mountdevsubfs.sh", "checkroot.sh", "kmod", "checkfs.sh", "mountall.sh", "mountall-bootclean.sh", "bootmisc.sh"},
 	"rc0.d": {"sendsigs", "umountfs", "umountroot", "halt"},
 	"rc6.d": {"sendsigs", "umountfs", "umountroot", "reboot"},
 }
 
 // RootTree is a minimal Debian 12 with sysvinit and a console on ttyS0, where root
-// logs in without a password; and the packages that it is made of, NAME VERSION
+// logs in without a password, and modules of the kernel that GetKernel knows as
+// kernelName; and the packages that it is made of but for the kernel's, NAME VERSION
 // SHA256 each.
 //
 // The packages are in dpkg's state "unpacked"; `dpkg --configure -a` in the guest
 // goes on from there.
-func (c *Cache) RootTree(ctx context.Context) (*Tree, []string, error) {
+func (c *Cache) RootTree(ctx context.Context, kernelName string) (*Tree, []string, error) {
 	suite, err := c.Suite(ctx, "bookworm")
 	if err != nil {
 		return nil, nil, err
@@ -102,6 +103,9 @@ func (c *Cache) RootTree(ctx context.Context) (*Tree, []string, error) {
 	t.Dir("etc/inittab.d")
 	t.Link("etc/mtab", "../proc/self/mounts")
 	t.add("tmp", node{mode: fs.ModeDir | fs.ModeSticky | 0o777})
+	if err := c.addModules(ctx, t, kernelName); err != nil {
+		return nil, nil, err
+	}
 	return t, made, nil
 }
 

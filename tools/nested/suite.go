@@ -38,7 +38,7 @@ type suite struct {
 	images *images.Cache
 	guests string          // directory of guests' files, one below it for each kernel
 	self   string          // this program
-	made   map[string]bool // guests' files of this run, by kernel, and the root disk
+	made   map[string]bool // guests' files of this run, by kernel, and root disks
 	done   []result
 }
 
@@ -256,14 +256,14 @@ func (s *suite) run(ctx context.Context, r *result) error {
 				return err
 			}
 			in = append(in, "--put", filepath.Join(s.guests, g)+":/guests/"+g)
-		}
-		if len(r.guests) > 0 {
-			root, err := s.makeRoot(ctx)
+			root, err := s.makeRoot(ctx, g)
 			if err != nil {
 				return err
 			}
 			in = append(in, "--image", root)
-			env = append(env, "URINGPV_TEST_GUESTS=/guests", "URINGPV_TEST_ROOT=/images/"+images.RootFile)
+		}
+		if len(r.guests) > 0 {
+			env = append(env, "URINGPV_TEST_GUESTS=/guests", "URINGPV_TEST_ROOTS=/images")
 		}
 		if r.liburing {
 			dir, err := s.makeLiburing(ctx)
@@ -535,19 +535,28 @@ func (s *suite) keep(what string) {
 	s.made[what] = true
 }
 
-// rootSize is the root disk's size in bytes.
-const rootSize = 384 << 20
+// rootSize is a root disk's size in bytes: those of generic kernels have many modules.
+func rootSize(kernel string) int64 {
+	if strings.HasSuffix(kernel, "-generic") {
+		return 704 << 20
+	}
+	return 384 << 20
+}
 
-// makeRoot makes the root disk, which all guest kernels use.
-func (s *suite) makeRoot(ctx context.Context) (string, error) {
-	path := filepath.Join(s.guests, images.RootFile)
-	if s.made[images.RootFile] {
+// rootFile is the name of a kernel's root disk.
+func rootFile(kernel string) string { return "root-" + kernel + ".img" }
+
+// makeRoot makes the root disk of one guest kernel.
+func (s *suite) makeRoot(ctx context.Context, kernel string) (string, error) {
+	name := rootFile(kernel)
+	path := filepath.Join(s.guests, name)
+	if s.made[name] {
 		return path, nil
 	}
-	if err := s.images.BuildRoot(ctx, path, rootSize); err != nil {
+	if err := s.images.BuildRoot(ctx, path, rootSize(kernel), kernel); err != nil {
 		return path, err
 	}
-	s.keep(images.RootFile)
+	s.keep(name)
 	return path, nil
 }
 

@@ -3,6 +3,7 @@
 package main
 
 import (
+	"errors"
 	"fmt"
 	"path/filepath"
 	"strings"
@@ -36,7 +37,7 @@ func newImageCommand() *cobra.Command {
 }
 
 func newImageBuildCommand() *cobra.Command {
-	o := imageOptions{root: 512 << 20}
+	o := imageOptions{root: 1 << 30}
 	cmd := &cobra.Command{
 		Use:   "build",
 		Short: "Make a Debian guest: kernel, initramfs with the driver, root disk",
@@ -46,8 +47,8 @@ func newImageBuildCommand() *cobra.Command {
   initramfs.cpio   busybox, e2fsprogs, util-linux, fio and the driver, uringpv.ko,
                    built here with gcc and make; it goes on from a root disk, or
                    gives a shell
-  root.img         a minimal Debian 12 on ext4, where root logs in without a password.
-                   It has no kernel modules: the initramfs has loaded what it needs
+  root.img         a minimal Debian 12 on ext4, where root logs in without a password;
+                   with the kernel's modules and the driver for modprobe
   manifest.txt     the packages in them, and the checksums of all
 
 Packages come from the mirrors that this host's apt uses (or --mirror), are checked
@@ -88,6 +89,9 @@ func (o *imageOptions) run(cmd *cobra.Command) error {
 		return err
 	}
 	if err := c.Build(cmd.Context(), o.out, o.build); err != nil {
+		if _, ok := errors.AsType[*images.TooSmallError](err); ok {
+			return usagef("--root-size %v: %v", o.root, err)
+		}
 		return err
 	}
 	at := func(name string) string { return filepath.Join(o.out, name) }

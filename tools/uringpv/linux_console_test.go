@@ -101,12 +101,12 @@ func TestLinuxWithMoreThan4GiB(t *testing.T) {
 // The Debian root disk that image build makes, to its login prompt and back.
 func TestLinuxRootDiskToALogin(t *testing.T) {
 	eachKernel(t, diskBackends(t), []int{1, 4}, func(t *testing.T, r linuxRun) {
-		root := os.Getenv("URINGPV_TEST_ROOT")
-		if root == "" {
-			t.Skip("NOT TESTED: URINGPV_TEST_ROOT names no root disk (make test-nested sets it)")
+		roots := os.Getenv("URINGPV_TEST_ROOTS")
+		if roots == "" {
+			t.Skip("NOT TESTED: URINGPV_TEST_ROOTS names no directory of root disks (make test-nested sets it)")
 		}
 		disk := image(t, 1)
-		copySparse(t, disk, root)
+		copySparse(t, disk, filepath.Join(roots, "root-"+r.guest.name+".img"))
 		r.disks = []string{disk}
 		r.args = []string{"--root", "disk0"}
 		s := r.startSession(t)
@@ -115,6 +115,13 @@ func TestLinuxRootDiskToALogin(t *testing.T) {
 		s.expect("# ")
 		s.send("echo root is $(findmnt -n -o SOURCE,FSTYPE,OPTIONS /); cat /etc/debian_version; echo kept >/kept")
 		s.expect("root is /dev/upv0 ext4 rw")
+		s.expect("# ")
+		// A module that needs others, and the driver, which the initramfs has loaded.
+		s.send("modprobe dm-snapshot && lsmod | grep -c '^dm_snapshot\\|^dm_bufio\\|^dm_mod'; echo of $(modinfo -n uringpv); modprobe uringpv && echo loaded $?")
+		s.expect("\n3\r\n")
+		s.expect("of /lib/modules/")
+		s.expect("/updates/dkms/uringpv.ko")
+		s.expect("loaded 0")
 		s.expect("# ")
 		s.send("poweroff")
 		if status, console := s.end(); status != 0 {
