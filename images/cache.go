@@ -26,6 +26,7 @@ type Cache struct {
 	mu        sync.Mutex // of what follows
 	suites    map[suiteKey]*debian.Suite
 	userlands map[string]*Userland // by the sums of their packages
+	systems   map[string]*Tree     // root disks without modules, likewise
 }
 
 // suiteKey names a suite's packages, or its source packages.
@@ -60,7 +61,7 @@ func OpenCache(o CacheOptions) (*Cache, error) {
 	if err := os.MkdirAll(dir, 0o755); err != nil {
 		return nil, err
 	}
-	return &Cache{dir: dir, mirror: o.Mirror, report: o.Report, suites: map[suiteKey]*debian.Suite{}, userlands: map[string]*Userland{}}, nil
+	return &Cache{dir: dir, mirror: o.Mirror, report: o.Report, suites: map[suiteKey]*debian.Suite{}, userlands: map[string]*Userland{}, systems: map[string]*Tree{}}, nil
 }
 
 // Dir is the cache's directory.

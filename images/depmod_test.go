@@ -6,7 +6,9 @@ import (
 	"archive/tar"
 	"errors"
 	"io"
+	"io/fs"
 	"os"
+	"path/filepath"
 	"strings"
 	"testing"
 
@@ -83,4 +85,37 @@ func filesBelow(t *testing.T, tree *images.Tree, dir string) map[string][]byte {
 		}
 		files[name] = b
 	}
+}
+
+// A root disk is made again when its files or its size are others, and only then.
+func TestARootDiskIsMadeOnce(t *testing.T) {
+	if os.Getenv("URINGPV_TEST_FULL") == "" {
+		t.Skip("NOT TESTED: takes long (URINGPV_TEST_FULL=1)")
+	}
+	c := openCache(t)
+	path := filepath.Join(t.TempDir(), "root.img")
+	const size = 384 << 20
+	build := func(size int64) fs.FileInfo {
+		t.Helper()
+		if err := c.BuildRoot(t.Context(), path, size, "6.12"); err != nil {
+			t.Fatal(err)
+		}
+		info, err := os.Stat(path)
+		if err != nil {
+			t.Fatal(err)
+		}
+		if info.Size() != size {
+			t.Errorf("%d bytes, want %d", info.Size(), size)
+		}
+		return info
+	}
+	first := build(size)
+	if again := build(size); !os.SameFile(again, first) {
+		t.Error("it was made again")
+	}
+	if err := os.Remove(path); err != nil {
+		t.Fatal(err)
+	}
+	build(size)
+	build(size + 1<<20)
 }

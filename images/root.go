@@ -51,28 +51,52 @@ func (c *Cache) RootTree(ctx context.Context, kernelName string) (*Tree, []strin
 	if err != nil {
 		return nil, nil, err
 	}
+	key := sums(packages)
+	c.mu.Lock()
+	system := c.systems[key]
+	c.mu.Unlock()
+	if system == nil {
+		if system, err = rootSystem(ctx, packages); err != nil {
+			return nil, nil, err
+		}
+		c.mu.Lock()
+		c.systems[key] = system
+		c.mu.Unlock()
+	}
+	t := NewTree()
+	t.merge(system)
+	if err := c.addModules(ctx, t, kernelName); err != nil {
+		return nil, nil, err
+	}
+	var made []string
+	for _, p := range packages {
+		made = append(made, p.Name+" "+p.Version+" "+p.SHA256)
+	}
+	return t, made, nil
+}
+
+// rootSystem is the root disk of packages without a kernel's modules.
+func rootSystem(ctx context.Context, packages []debian.Package) (*Tree, error) {
 	all := NewTree()
 	var status strings.Builder
-	var made []string
 	read, err := readPackages(ctx, packages)
 	if err != nil {
-		return nil, nil, err
+		return nil, err
 	}
 	for n, p := range packages {
 		all.merge(read[n].tree)
 		if err := addControl(ctx, all, &status, p, read[n].names); err != nil {
-			return nil, nil, err
+			return nil, err
 		}
-		made = append(made, p.Name+" "+p.Version+" "+p.SHA256)
 	}
 	t, err := all.mergedUsr()
 	if err != nil {
-		return nil, nil, err
+		return nil, err
 	}
 	t.File("var/lib/dpkg/status", 0o644, []byte(status.String()))
 	t.File("var/lib/dpkg/available", 0o644, nil)
 	if err := t.accounts(); err != nil {
-		return nil, nil, err
+		return nil, err
 	}
 	err = fs.WalkDir(rootFiles, "rootfiles", func(path string, d fs.DirEntry, err error) error {
 		if err != nil || d.IsDir() {
@@ -83,12 +107,12 @@ func (c *Cache) RootTree(ctx context.Context, kernelName string) (*Tree, []strin
 		return err
 	})
 	if err != nil {
-		return nil, nil, err
+		return nil, err
 	}
 	for level, scripts := range runlevels {
 		for i, s := range scripts {
 			if !t.Has("etc/init.d/" + s) {
-				return nil, nil, fmt.Errorf("no package has /etc/init.d/%s", s)
+				return nil, fmt.Errorf("no package has /etc/init.d/%s", s)
 			}
 			start := "S"
 			if level != "rcS.d" && i < len(scripts)-1 {
@@ -103,10 +127,7 @@ func (c *Cache) RootTree(ctx context.Context, kernelName string) (*Tree, []strin
 	t.Dir("etc/inittab.d")
 	t.Link("etc/mtab", "../proc/self/mounts")
 	t.add("tmp", node{mode: fs.ModeDir | fs.ModeSticky | 0o777})
-	if err := c.addModules(ctx, t, kernelName); err != nil {
-		return nil, nil, err
-	}
-	return t, made, nil
+	return t, nil
 }
 
 // addControl adds what dpkg remembers of a package whose files are names (dpkg(1),
