@@ -15,7 +15,7 @@ import (
 	"github.com/uringpv/uringpv/guest"
 )
 
-// depmod's package, of the suite whose programs run here anyway.
+// kmod is depmod's package.
 var kmod = []string{"kmod"}
 
 // addedModule is where DKMS puts a module of Debian's below /lib/modules/RELEASE;
@@ -68,7 +68,7 @@ func (c *Cache) addModules(ctx context.Context, t *Tree, kernelName string) erro
 // modules.
 func (c *Cache) depmod(ctx context.Context, dir string, k *Kernel, driver Module) error {
 	fmt.Fprintf(c.report, "indexing the modules of Linux %s\n", k.Release)
-	tools, err := c.program(ctx, "kmod", e2fsprogsSuite, kmod)
+	tools, err := c.program(ctx, "kmod", toolsSuite, kmod)
 	if err != nil {
 		return err
 	}

@@ -12,9 +12,9 @@ import (
 	"slices"
 )
 
-// e2fsprogs is where mke2fs comes from: the first version that fills a file
-// system from a tar archive, and so without root, is Debian 13's.
-const e2fsprogsSuite = "trixie"
+// toolsSuite is where the programs come from that run here: the first mke2fs that
+// fills a file system from a tar archive, and so without root, is Debian 13's.
+const toolsSuite = "trixie"
 
 var e2fsprogs = []string{"e2fsprogs", "libarchive13t64"}
 
@@ -38,7 +38,7 @@ var noRoom = regexp.MustCompile("Could not allocate (block|inode) in ext2 filesy
 // makeExt4 makes the file path an ext4 file system of size bytes with tree's
 // files. The error is a *TooSmallError if they have no room.
 func (c *Cache) makeExt4(ctx context.Context, path string, size int64, tree *Tree) (err error) {
-	tools, err := c.program(ctx, "mke2fs", e2fsprogsSuite, e2fsprogs)
+	tools, err := c.program(ctx, "mke2fs", toolsSuite, e2fsprogs)
 	if err != nil {
 		return err
 	}
