@@ -40,8 +40,8 @@ var runlevels = map[string][]string{
 // kernelName; and the packages that it is made of but for the kernel's, NAME VERSION
 // SHA256 each.
 //
-// The packages are in dpkg's state "unpacked"; `dpkg --configure -a` in the guest
-// goes on from there.
+// The packages are in dpkg's state "unpacked"; in the guest,
+// `DEBIAN_FRONTEND=noninteractive dpkg --configure -a` goes on from there.
 func (c *Cache) RootTree(ctx context.Context, kernelName string) (*Tree, []string, error) {
 	suite, err := c.Suite(ctx, "bookworm")
 	if err != nil {
@@ -114,11 +114,11 @@ func rootSystem(ctx context.Context, packages []debian.Package) (*Tree, error) {
 			if !t.Has("etc/init.d/" + s) {
 				return nil, fmt.Errorf("no package has /etc/init.d/%s", s)
 			}
-			start := "S"
-			if level != "rcS.d" && i < len(scripts)-1 {
-				start = "K"
+			kind := "K" // as insserv has them, which comes to order them when packages are configured
+			if level == "rcS.d" {
+				kind = "S"
 			}
-			t.Link(fmt.Sprintf("etc/%s/%s%02d%s", level, start, i+1, s), "../init.d/"+s)
+			t.Link(fmt.Sprintf("etc/%s/%s%02d%s", level, kind, i+1, s), "../init.d/"+s)
 		}
 	}
 	for _, d := range []string{"dev", "proc", "sys", "run", "tmp", "mnt", "root", "home"} {
