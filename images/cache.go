@@ -23,8 +23,10 @@ type Cache struct {
 	mirror string
 	report io.Writer
 
-	mu        sync.Mutex // of what follows
-	suites    map[suiteKey]*debian.Suite
+	mu     sync.Mutex // of what follows
+	suites map[suiteKey]*debian.Suite
+
+	reading   sync.Mutex           // of what follows, held while packages are read: the next one may want the same
 	userlands map[string]*Userland // by the sums of their packages
 	systems   map[string]*Tree     // root disks without modules, likewise
 }

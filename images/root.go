@@ -51,17 +51,9 @@ func (c *Cache) RootTree(ctx context.Context, kernelName string) (*Tree, []strin
 	if err != nil {
 		return nil, nil, err
 	}
-	key := sums(packages)
-	c.mu.Lock()
-	system := c.systems[key]
-	c.mu.Unlock()
-	if system == nil {
-		if system, err = rootSystem(ctx, packages); err != nil {
-			return nil, nil, err
-		}
-		c.mu.Lock()
-		c.systems[key] = system
-		c.mu.Unlock()
+	system, err := c.rootSystem(ctx, packages)
+	if err != nil {
+		return nil, nil, err
 	}
 	t := NewTree()
 	t.merge(system)
@@ -75,8 +67,23 @@ func (c *Cache) RootTree(ctx context.Context, kernelName string) (*Tree, []strin
 	return t, made, nil
 }
 
-// rootSystem is the root disk of packages without a kernel's modules.
-func rootSystem(ctx context.Context, packages []debian.Package) (*Tree, error) {
+// rootSystem is the root disk of packages without a kernel's modules, read once.
+func (c *Cache) rootSystem(ctx context.Context, packages []debian.Package) (*Tree, error) {
+	key := sums(packages)
+	c.reading.Lock()
+	defer c.reading.Unlock()
+	if t := c.systems[key]; t != nil {
+		return t, nil
+	}
+	t, err := makeRootSystem(ctx, packages)
+	if err != nil {
+		return nil, err
+	}
+	c.systems[key] = t
+	return t, nil
+}
+
+func makeRootSystem(ctx context.Context, packages []debian.Package) (*Tree, error) {
 	all := NewTree()
 	var status strings.Builder
 	read, err := readPackages(ctx, packages)

@@ -23,23 +23,20 @@ type Userland struct {
 // Userland reads packages, each set of them once.
 func (c *Cache) Userland(ctx context.Context, packages []debian.Package) (*Userland, error) {
 	key := sums(packages)
-	c.mu.Lock()
-	u := c.userlands[key]
-	c.mu.Unlock()
-	if u != nil {
+	c.reading.Lock()
+	defer c.reading.Unlock()
+	if u := c.userlands[key]; u != nil {
 		return u, nil
 	}
 	read, err := readPackages(ctx, packages)
 	if err != nil {
 		return nil, err
 	}
-	u = &Userland{NewTree()}
+	u := &Userland{NewTree()}
 	for _, p := range read {
 		u.all.merge(p.tree)
 	}
-	c.mu.Lock()
 	c.userlands[key] = u
-	c.mu.Unlock()
 	return u, nil
 }
 

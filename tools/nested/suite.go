@@ -21,6 +21,7 @@ import (
 	"time"
 
 	"github.com/spf13/cobra"
+	"golang.org/x/sync/errgroup"
 
 	"github.com/uringpv/uringpv/guest"
 	"github.com/uringpv/uringpv/images"
@@ -38,7 +39,7 @@ type suite struct {
 	images *images.Cache
 	guests string          // directory of guests' files, one below it for each kernel
 	self   string          // this program
-	made   map[string]bool // guests' files of this run, by kernel, and root disks
+	made   map[string]bool // guests' files of this run, by kernel
 	done   []result
 }
 
@@ -78,7 +79,7 @@ const (
 	withLinuxGuests = "^(TestLinux|FuzzLinux)"
 	withMuchRAM     = "^TestLinuxWithMoreThan4GiB$"
 	withLiburing    = "^TestLinuxLiburing$"
-	longWithLinux   = "^TestLinux(UnbindsWhile|WaitsForAStuck|WithBlocks|ModuleParam|SplitsAt|AsELF|ProgramsUseMed)"                                                                                                                                                                                                            // the whole matrix has them
+	longWithLinux   = "^TestLinux(UnbindsWhile|WaitsForAStuck|WithBlocks|ModuleParam|SplitsAt|AsELF|ProgramsUseMed|ProgramsWithoutV)"                                                                                                                                                                                           // the whole matrix has them
 	longOnTCG       = "^Test(RunLeavesNothingInTheProcess|ChecksumIsSha256sum|WatchdogSleepsWithTheRing|FloodStopsTheRing|BenchMeasuresEveryEngine|BenchMeasuresSeveralGuests|BenchSharesSQThreads|PolicyTakesOpcodesAndFlagsFromTheGuest|PolledStretchMakesNoSystemCall|ChecksumOfADirectDisk|CrowdedFleetSharesOneSQThread)$" // make test has them, on the host
 	bootsLinux      = "^TestLinux(DisksOfDifferent|FindsItsDisk|RootDisk|PowerOff|Panic|Discard)"
 	linuxBoots      = "^TestLinux(DisksOfDifferent|PowerOff|Panic|Shell|GoesOn|RootDisk|AsELF|FindsItsDisk|WithEightCPUs)"
@@ -251,16 +252,11 @@ func (s *suite) run(ctx context.Context, r *result) error {
 		if r.memory != 0 {
 			in = append(in, "--memory", strconv.Itoa(r.memory))
 		}
+		if err := s.makeGuests(ctx, r.guests); err != nil {
+			return err
+		}
 		for _, g := range r.guests {
-			if err := s.makeGuest(ctx, g); err != nil {
-				return err
-			}
-			in = append(in, "--put", filepath.Join(s.guests, g)+":/guests/"+g)
-			root, err := s.makeRoot(ctx, g)
-			if err != nil {
-				return err
-			}
-			in = append(in, "--image", root)
+			in = append(in, "--put", filepath.Join(s.guests, g)+":/guests/"+g, "--image", s.root(g))
 		}
 		if len(r.guests) > 0 {
 			env = append(env, "URINGPV_TEST_GUESTS=/guests", "URINGPV_TEST_ROOTS=/images")
@@ -507,11 +503,29 @@ func (r *result) count(in io.Reader, out io.Writer) {
 // need them.
 const fioFile = "fio.cpio"
 
-// makeGuest makes the files of one guest kernel.
-func (s *suite) makeGuest(ctx context.Context, kernel string) error {
-	if s.made[kernel] {
-		return nil
+// makeGuests makes the files of guest kernels, and keeps them for later steps.
+func (s *suite) makeGuests(ctx context.Context, kernels []string) error {
+	g, ctx := errgroup.WithContext(ctx)
+	g.SetLimit(runtime.NumCPU())
+	for _, k := range kernels {
+		if !s.made[k] {
+			g.Go(func() error { return s.makeGuest(ctx, k) })
+		}
 	}
+	if err := g.Wait(); err != nil {
+		return err
+	}
+	if s.made == nil {
+		s.made = map[string]bool{}
+	}
+	for _, k := range kernels {
+		s.made[k] = true
+	}
+	return nil
+}
+
+// makeGuest makes the files of one guest kernel, and its root disk.
+func (s *suite) makeGuest(ctx context.Context, kernel string) error {
 	dir := filepath.Join(s.guests, kernel)
 	for _, o := range []images.BuildOptions{{Kernel: kernel, Fio: true, XFS: true}, {Kernel: kernel}} {
 		if err := s.images.Build(ctx, dir, o); err != nil {
@@ -523,16 +537,12 @@ func (s *suite) makeGuest(ctx context.Context, kernel string) error {
 			}
 		}
 	}
-	s.keep(kernel)
-	return nil
+	return s.images.BuildRoot(ctx, s.root(kernel), rootSize(kernel), kernel)
 }
 
-// keep notes that what has been made need not be made again for a later step.
-func (s *suite) keep(what string) {
-	if s.made == nil {
-		s.made = map[string]bool{}
-	}
-	s.made[what] = true
+// root is the path of a guest kernel's root disk.
+func (s *suite) root(kernel string) string {
+	return filepath.Join(s.guests, "root-"+kernel+".img")
 }
 
 // rootSize is a root disk's size in bytes: those of generic kernels have many modules.
@@ -541,23 +551,6 @@ func rootSize(kernel string) int64 {
 		return 704 << 20
 	}
 	return 384 << 20
-}
-
-// rootFile is the name of a kernel's root disk.
-func rootFile(kernel string) string { return "root-" + kernel + ".img" }
-
-// makeRoot makes the root disk of one guest kernel.
-func (s *suite) makeRoot(ctx context.Context, kernel string) (string, error) {
-	name := rootFile(kernel)
-	path := filepath.Join(s.guests, name)
-	if s.made[name] {
-		return path, nil
-	}
-	if err := s.images.BuildRoot(ctx, path, rootSize(kernel), kernel); err != nil {
-		return path, err
-	}
-	s.keep(name)
-	return path, nil
 }
 
 // makeLiburing builds the programs of guest/liburing/programs, and returns their directory.

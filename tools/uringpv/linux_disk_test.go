@@ -174,7 +174,7 @@ func TestLinuxFileSystems(t *testing.T) {
 			e2fsck -fn /dev/upv0
 			mkfs.xfs -q /dev/upv1
 			check /dev/upv1 /mnt/x %d
-			xfs_repair -n /dev/upv1`, r.amount(15, 100), r.amount(1, 8), r.amount(2, 40), r.amount(2, 10))
+			xfs_repair -n /dev/upv1`, r.amount(8, 100), r.amount(1, 8), r.amount(2, 40), r.amount(1, 10))
 		t.Log(strings.Join(regexp.MustCompile("(?m)^/dev/upv.: .*").FindAllString(r.run(t), -1), "\n"))
 		fsckOnHost(t, ext4)
 		onHost(t, "xfs_repair", "-n", "-f", xfs)
@@ -388,15 +388,15 @@ func TestLinuxPolledQueues(t *testing.T) {
 		}
 		r.disks, r.options = []string{path}, "rings=4,direct=on"
 		r.cmdline = "uringpv.poll_queues=1"
-		r.script = fioJob + `
+		r.script = fioJob + fmt.Sprintf(`
 			status=0
-			for with in "io_uring --hipri --iodepth=8" "io_uring --hipri --iodepth=8 --sync=dsync" "pvsync2 --hipri --fsync=8"; do
-				job --filename=/dev/upv0 --rw=randrw --bs=4k --verify=crc32c --verify_fatal=1 --direct=1 --size=4M --ioengine=$with || status=1
+			for with in "io_uring --hipri --iodepth=8 --size=%[1]dM" "io_uring --hipri --iodepth=8 --sync=dsync --size=%[1]dM" "pvsync2 --hipri --fsync=8 --size=4M"; do
+				job --filename=/dev/upv0 --rw=randrw --bs=4k --verify=crc32c --verify_fatal=1 --direct=1 --ioengine=$with || status=1
 			done
 			awk '{ print $16 " flushes" }' /sys/block/upv0/stat
 			cat /sys/kernel/debug/uringpv-*/rings
 			dmesg | grep 'polled by the host too' && echo "IOPOLL is on"
-			exit $status`
+			exit $status`, r.amount(1, 4))
 		var under string // the device that the file is on
 		before := 0
 		nested := os.Getenv("URINGPV_NESTED") != ""
@@ -601,7 +601,7 @@ func TestLinuxSeesACapacityChange(t *testing.T) {
 // in the host's file, and the file system recovers.
 func TestLinuxAcknowledgedWritesSurviveTheMonitor(t *testing.T) {
 	eachLinuxOn(t, backendRelay, []int{2}, func(t *testing.T, r linuxRun) {
-		rounds := r.amount(3, 30)
+		rounds := r.amount(2, 30)
 		seed := uint64(time.Now().UnixNano())
 		t.Logf("seed %d", seed)
 		random := rand.New(rand.NewPCG(seed, 0))
