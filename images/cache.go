@@ -26,7 +26,7 @@ type Cache struct {
 	mu     sync.Mutex // of what follows
 	suites map[suiteKey]*debian.Suite
 
-	reading   sync.Mutex           // of what follows, held while packages are read: the next one may want the same
+	reading   sync.Mutex           // of what follows, and held while packages are read; see readOnce
 	userlands map[string]*Userland // by the sums of their packages
 	systems   map[string]*Tree     // root disks without modules, likewise
 }
@@ -118,6 +118,22 @@ func sums(packages []debian.Package) string {
 		b.WriteString(p.SHA256)
 	}
 	return b.String()
+}
+
+// readOnce returns what is in kept for packages, a map of the cache's, or what read
+// makes of them. Who comes while they are read waits: it may want the same.
+func readOnce[T any](c *Cache, kept map[string]*T, packages []debian.Package, read func() (*T, error)) (*T, error) {
+	key := sums(packages)
+	c.reading.Lock()
+	defer c.reading.Unlock()
+	if t := kept[key]; t != nil {
+		return t, nil
+	}
+	t, err := read()
+	if err == nil {
+		kept[key] = t
+	}
+	return t, err
 }
 
 // Made returns a directory of the cache that build has filled for these inputs,

@@ -51,7 +51,7 @@ func (c *Cache) RootTree(ctx context.Context, kernelName string) (*Tree, []strin
 	if err != nil {
 		return nil, nil, err
 	}
-	system, err := c.rootSystem(ctx, packages)
+	system, err := readOnce(c, c.systems, packages, func() (*Tree, error) { return rootSystem(ctx, packages) })
 	if err != nil {
 		return nil, nil, err
 	}
@@ -67,23 +67,8 @@ func (c *Cache) RootTree(ctx context.Context, kernelName string) (*Tree, []strin
 	return t, made, nil
 }
 
-// rootSystem is the root disk of packages without a kernel's modules, read once.
-func (c *Cache) rootSystem(ctx context.Context, packages []debian.Package) (*Tree, error) {
-	key := sums(packages)
-	c.reading.Lock()
-	defer c.reading.Unlock()
-	if t := c.systems[key]; t != nil {
-		return t, nil
-	}
-	t, err := makeRootSystem(ctx, packages)
-	if err != nil {
-		return nil, err
-	}
-	c.systems[key] = t
-	return t, nil
-}
-
-func makeRootSystem(ctx context.Context, packages []debian.Package) (*Tree, error) {
+// rootSystem is the root disk of packages without a kernel's modules.
+func rootSystem(ctx context.Context, packages []debian.Package) (*Tree, error) {
 	all := NewTree()
 	var status strings.Builder
 	read, err := readPackages(ctx, packages)

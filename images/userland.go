@@ -22,22 +22,17 @@ type Userland struct {
 
 // Userland reads packages, each set of them once.
 func (c *Cache) Userland(ctx context.Context, packages []debian.Package) (*Userland, error) {
-	key := sums(packages)
-	c.reading.Lock()
-	defer c.reading.Unlock()
-	if u := c.userlands[key]; u != nil {
+	return readOnce(c, c.userlands, packages, func() (*Userland, error) {
+		read, err := readPackages(ctx, packages)
+		if err != nil {
+			return nil, err
+		}
+		u := &Userland{NewTree()}
+		for _, p := range read {
+			u.all.merge(p.tree)
+		}
 		return u, nil
-	}
-	read, err := readPackages(ctx, packages)
-	if err != nil {
-		return nil, err
-	}
-	u := &Userland{NewTree()}
-	for _, p := range read {
-		u.all.merge(p.tree)
-	}
-	c.userlands[key] = u
-	return u, nil
+	})
 }
 
 // Take adds the files at names to i, links with what they lead to, programs with
