@@ -117,8 +117,8 @@ func TestLinuxRootDiskToALogin(t *testing.T) {
 		s.expect("root is /dev/upv0 ext4 rw")
 		s.expect("# ")
 		// A module that needs others, and the driver, which the initramfs has loaded.
-		s.send("modprobe dm-snapshot && lsmod | grep -c '^dm_snapshot\\|^dm_bufio\\|^dm_mod'; echo of $(modinfo -n uringpv); modprobe uringpv && echo loaded $?")
-		s.expect("\n3\r\n")
+		s.send("modprobe dm-snapshot; echo there are $(lsmod | grep -c '^dm_snapshot\\|^dm_bufio\\|^dm_mod'); echo of $(modinfo -n uringpv); modprobe uringpv && echo loaded $?")
+		s.expect("there are 3\r\n")
 		s.expect("of /lib/modules/")
 		s.expect("/updates/dkms/uringpv.ko")
 		s.expect("loaded 0")
