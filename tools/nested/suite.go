@@ -18,6 +18,7 @@ import (
 	"strconv"
 	"strings"
 	"sync"
+	"syscall"
 	"time"
 
 	"github.com/spf13/cobra"
@@ -389,6 +390,10 @@ func exactly(test string) string {
 func (s *suite) goTest(ctx context.Context, r *result, out io.Writer, env, args []string) error {
 	cmd := exec.CommandContext(ctx, "go", args...)
 	cmd.Env, cmd.Stderr = env, s.stderr
+	// go does not end the program of -exec when it is killed, and waits for it when it is
+	// interrupted, as it is by a terminal: then all of the group are.
+	cmd.SysProcAttr = &syscall.SysProcAttr{Setpgid: true}
+	cmd.Cancel = func() error { return syscall.Kill(-cmd.Process.Pid, syscall.SIGINT) }
 	cmd.WaitDelay = 10 * time.Second
 	said, err := cmd.StdoutPipe()
 	if err != nil {
