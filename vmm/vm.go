@@ -32,20 +32,21 @@ const (
 
 // VM is a machine. New makes it, Run runs its guest once, Close takes it down.
 type VM struct {
-	log     *slog.Logger
-	memory  *memmap.Memory
-	system  *kvm.System
-	kvm     *kvm.VM
-	routes  *routes
-	ports   bus.Bus
-	mmio    bus.Bus
-	pci     *pci.Host
-	vcpus   []*vcpu
-	com1    *serial.Port
-	tail    consoleTail
-	devices []*device
-	marks   atomic.Uint64 // requests for counters
-	made    time.Time     // zero of the guest's host clock
+	log       *slog.Logger
+	memory    *memmap.Memory
+	system    *kvm.System
+	kvm       *kvm.VM
+	routes    *routes
+	ports     bus.Bus
+	mmio      bus.Bus
+	pci       *pci.Host
+	vcpus     []*vcpu
+	com1      *serial.Port
+	serialOut *outlet
+	tail      consoleTail
+	devices   []*device
+	marks     atomic.Uint64 // requests for counters
+	made      time.Time     // zero of the guest's host clock
 
 	output  sync.Mutex // held during a write to console: several vCPUs may print
 	console io.Writer
@@ -181,7 +182,8 @@ func (vm *VM) wire(serialOut io.Writer) error {
 	if serialOut == nil {
 		serialOut = io.Discard
 	}
-	vm.com1 = serial.New(io.MultiWriter(&vm.tail, serialOut), func(high bool) {
+	vm.serialOut = newOutlet(serialOut, vm.stopped)
+	vm.com1 = serial.New(io.MultiWriter(&vm.tail, vm.serialOut), func(high bool) {
 		if err := vm.kvm.IRQLine(serial.COM1IRQ, high); err != nil {
 			vm.log.Error("serial port", "error", err)
 		}
@@ -252,11 +254,15 @@ func (vm *VM) Run(ctx context.Context) (Exit, error) {
 	}
 	done := context.AfterFunc(ctx, func() { vm.stop(result{err: context.Cause(ctx)}) })
 	defer done()
+	go vm.serialOut.run()
 	var threads sync.WaitGroup
 	for _, c := range vm.vcpus {
 		threads.Go(c.loop)
 	}
 	threads.Wait()
+	if left := vm.serialOut.close(ctx); left > 0 {
+		vm.log.Warn("nobody has read the guest's last output", "bytes", left)
+	}
 	vm.stop(result{err: errors.New("all vCPUs stopped by themselves")})
 	return vm.result.exit, vm.result.err
 }

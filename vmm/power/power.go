@@ -61,9 +61,14 @@ func (r *Registers) Read(off uint64, p []byte) {
 	le := binary.LittleEndian
 	le.PutUint16(b[boot.PMEvent+2:], r.enable)
 	le.PutUint16(b[boot.PMControl:], r.control|controlSCI)
-	ticks := time.Since(r.start).Nanoseconds() / 1000 * timerHz / 1e6
-	le.PutUint32(b[boot.PMTimer:], uint32(ticks))
+	le.PutUint32(b[boot.PMTimer:], timerTicks(time.Since(r.start)))
 	copy(p, b[off:])
+}
+
+// timerTicks is the timer's value after d, of as many bits as it has.
+func timerTicks(d time.Duration) uint32 {
+	s, ns := d/time.Second, d%time.Second // one product of all would overflow within a month
+	return uint32(int64(s)*timerHz + int64(ns)*timerHz/int64(time.Second))
 }
 
 // Write takes what the guest writes to the registers at off.

@@ -58,3 +58,16 @@ func TestAccessesOfAnyShape(t *testing.T) {
 		}
 	}
 }
+
+// The timer goes on evenly, for years.
+func TestTheTimerDoesNotJump(t *testing.T) {
+	const second = timerHz
+	for d := time.Duration(0); d < 3*365*24*time.Hour; d += 7 * time.Hour {
+		if got := timerTicks(d+time.Second) - timerTicks(d); got != second {
+			t.Fatalf("the second after %v has %d ticks", d, got)
+		}
+	}
+	if got := timerTicks(1500 * time.Millisecond); got != 5369317 {
+		t.Errorf("1.5 s are %d ticks", got)
+	}
+}

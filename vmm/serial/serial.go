@@ -62,7 +62,7 @@ type Port struct {
 	out io.Writer
 	irq func(high bool)
 
-	mu       sync.Mutex // guards what follows, and orders output
+	mu       sync.Mutex // guards what follows
 	ier, lcr byte
 	mcr, scr byte
 	fifoOn   bool
@@ -75,7 +75,8 @@ type Port struct {
 }
 
 // New makes a port that writes to out, byte by byte, and sets its interrupt line
-// by irq, which must not call back. An out that blocks holds up the vCPU.
+// by irq, which must not call back. An out that blocks holds up the vCPU, and vCPUs that
+// write at once call it at once.
 func New(out io.Writer, irq func(high bool)) *Port {
 	return &Port{out: out, irq: irq, divisor: 1, fifo: make([]byte, 0, fifoSize)}
 }
@@ -215,7 +216,9 @@ func (p *Port) write(off uint64, b []byte) {
 		p.transmit = false
 		p.update()
 		if p.mcr&mcrLoop == 0 {
-			_, _ = p.out.Write(b) // a reader that went away is not the guest's fault
+			p.mu.Unlock() // out may block: not Feed with it
+			_, _ = p.out.Write(b)
+			p.mu.Lock()
 		} else {
 			p.receive(v)
 		}
