@@ -51,6 +51,8 @@ static int upv_execute(struct upv_dev *dev, u32 op, u32 index, void *payload, u3
 		a->cmd.addr = virt_to_phys(a->payload);
 		a->cmd.len = len;
 	}
+	if (op == URINGPV_CMD_RING_SETUP)
+		WRITE_ONCE(dev->lent, true);
 	virt_wmb();
 	writel(lower_32_bits(virt_to_phys(&a->cmd)), dev->regs + URINGPV_REG_ADMIN_ADDR);
 	writel(upper_32_bits(virt_to_phys(&a->cmd)), dev->regs + URINGPV_REG_ADMIN_ADDR + 4);
@@ -62,8 +64,11 @@ static int upv_execute(struct upv_dev *dev, u32 op, u32 index, void *payload, u3
 	if (!ret && len)
 		memcpy(payload, a->payload, len);
 	*epoch = dev->epoch;
-	if (op == URINGPV_CMD_RESET) /* with an error, too: rings that are not stuck have gone */
+	if (op == URINGPV_CMD_RESET) { /* with an error, too: rings that are not stuck have gone */
 		WRITE_ONCE(dev->epoch, dev->epoch + 1);
+		if (!ret)
+			WRITE_ONCE(dev->lent, false);
+	}
 	mutex_unlock(&dev->admin_lock);
 	if (ret == -EIO && op != URINGPV_CMD_RESET && upv_failed(dev))
 		upv_watch(dev);

@@ -99,33 +99,13 @@ static inline void upv_eventfd_signal(struct eventfd_ctx *ctx)
 #define UPV_NO_LLSEEK no_llseek
 #endif
 
-/* 6.2: one wait for the queues of a tag set. */
-static inline void upv_quiesce(struct blk_mq_tag_set *set)
+/* Waits until nothing of set's queues, of which q is one, is in queue_rq. 6.2: one wait for a tag set. */
+static inline void upv_wait_quiesced(struct blk_mq_tag_set *set, struct request_queue *q)
 {
 #if LINUX_VERSION_CODE >= KERNEL_VERSION(6, 2, 0)
-	blk_mq_quiesce_tagset(set);
+	blk_mq_wait_quiesce_done(set);
 #else
-	struct request_queue *q;
-
-	mutex_lock(&set->tag_list_lock);
-	list_for_each_entry(q, &set->tag_list, tag_set_list)
-		blk_mq_quiesce_queue_nowait(q);
-	blk_mq_wait_quiesce_done(list_first_entry(&set->tag_list, struct request_queue, tag_set_list));
-	mutex_unlock(&set->tag_list_lock);
-#endif
-}
-
-static inline void upv_unquiesce(struct blk_mq_tag_set *set)
-{
-#if LINUX_VERSION_CODE >= KERNEL_VERSION(6, 2, 0)
-	blk_mq_unquiesce_tagset(set);
-#else
-	struct request_queue *q;
-
-	mutex_lock(&set->tag_list_lock);
-	list_for_each_entry(q, &set->tag_list, tag_set_list)
-		blk_mq_unquiesce_queue(q);
-	mutex_unlock(&set->tag_list_lock);
+	blk_mq_wait_quiesce_done(q);
 #endif
 }
 

@@ -23,6 +23,7 @@ static blk_status_t upv_queue_rq(struct blk_mq_hw_ctx *hctx, const struct blk_mq
 		return BLK_STS_IOERR;
 	if (!(rq->rq_flags & RQF_DONTPREP)) {
 		p->tries = 0;
+		p->resets = 0;
 		rq->rq_flags |= RQF_DONTPREP;
 	}
 	switch (req_op(rq)) {
@@ -46,7 +47,7 @@ static blk_status_t upv_queue_rq(struct blk_mq_hw_ctx *hctx, const struct blk_mq
 	if (bd->last && (status || ring != own))
 		upv_ring_notify(own);
 	/* A completion runs the queue again whose request it was, no other disk's and no other ring's. */
-	if (status == BLK_STS_DEV_RESOURCE && (ring != own || d->dev->nr_disks > 1))
+	if (status == BLK_STS_DEV_RESOURCE && (ring != own || d->dev->identity.num_files > 1))
 		status = BLK_STS_RESOURCE;
 	return status;
 }
@@ -56,12 +57,17 @@ static void upv_commit_rqs(struct blk_mq_hw_ctx *hctx)
 	upv_ring_notify(hctx->driver_data);
 }
 
+/* Binary logarithm of the milliseconds until a request is tried again, at most. */
+#define UPV_LONGEST_WAIT 10
+
 static void upv_complete_rq(struct request *rq)
 {
 	struct upv_rq *p = blk_mq_rq_to_pdu(rq);
 
 	if (!p->status && p->again) {
-		blk_mq_requeue_request(rq, true);
+		blk_mq_requeue_request(rq, p->again == UPV_AGAIN_NOW);
+		if (p->again == UPV_AGAIN_LATER) /* all tries together take some seconds */
+			blk_mq_delay_kick_requeue_list(rq->q, 1 << min_t(u8, p->tries, UPV_LONGEST_WAIT));
 		return;
 	}
 	rq->rq_flags &= ~RQF_DONTPREP;
@@ -82,6 +88,8 @@ static enum blk_eh_timer_return upv_timeout(struct request *rq)
 		dev_warn_ratelimited(&ring->dev->pdev->dev, "ring %u: a completion without an interrupt\n", ring->index);
 		return BLK_EH_DONE;
 	}
+	if (upv_ring_goes_on(ring, rq))
+		return BLK_EH_RESET_TIMER;
 	dev_warn_ratelimited(&ring->dev->pdev->dev, "%s: request %d timed out on ring %u, resetting\n",
 			     rq->q->disk ? rq->q->disk->disk_name : "?", rq->tag, ring->index);
 	upv_reset_soon(ring->dev, 0);
@@ -155,20 +163,71 @@ void upv_disk_rescan(struct upv_disk *d)
 {
 	struct uringpv_file info = {};
 
-	if (upv_command(d->dev, URINGPV_CMD_FILE_INFO, d->file, &info, sizeof(info)))
-		return;
-	if (info.size == READ_ONCE(d->info.size))
-		return;
-	WRITE_ONCE(d->info.size, info.size);
+	mutex_lock(&d->rescan_lock);
+	if (upv_command(d->dev, URINGPV_CMD_FILE_INFO, d->file, &info, sizeof(info)) || info.size == d->info.size)
+		goto unlock;
+	d->info.size = info.size;
 	if (set_capacity_and_notify(d->disk, upv_sectors(d)))
 		dev_info(&d->dev->pdev->dev, "%s: the host's file has %llu bytes now\n", d->disk->disk_name, info.size);
+unlock:
+	mutex_unlock(&d->rescan_lock);
+}
+
+/* No request of any disk's goes to the driver until upv_disks_release. */
+void upv_disks_hold(struct upv_dev *dev)
+{
+	unsigned int i;
+
+	mutex_lock(&dev->disks_lock);
+	for (i = 0; i < dev->nr_disks; i++) {
+		if (dev->disks[i]->quiesced)
+			continue;
+		dev->disks[i]->quiesced = true;
+		blk_mq_quiesce_queue_nowait(dev->disks[i]->disk->queue);
+	}
+	if (dev->nr_disks)
+		upv_wait_quiesced(&dev->tags, dev->disks[0]->disk->queue);
+	mutex_unlock(&dev->disks_lock);
+}
+
+static void upv_disk_release(struct upv_disk *d)
+{
+	if (d->quiesced)
+		blk_mq_unquiesce_queue(d->disk->queue);
+	d->quiesced = false;
+}
+
+void upv_disks_release(struct upv_dev *dev)
+{
+	unsigned int i;
+
+	mutex_lock(&dev->disks_lock);
+	for (i = 0; i < dev->nr_disks; i++)
+		upv_disk_release(dev->disks[i]);
+	mutex_unlock(&dev->disks_lock);
+}
+
+/* From here on d is one of the disks. If they are held, its requests wait at the rings, which take none. */
+static void upv_disk_show(struct upv_dev *dev, struct upv_disk *d)
+{
+	mutex_lock(&dev->disks_lock);
+	dev->disks[dev->nr_disks++] = d;
+	mutex_unlock(&dev->disks_lock);
+}
+
+/* The disk that came last is none any more. */
+static void upv_disk_hide(struct upv_dev *dev)
+{
+	mutex_lock(&dev->disks_lock);
+	upv_disk_release(dev->disks[--dev->nr_disks]);
+	mutex_unlock(&dev->disks_lock);
 }
 
 static int upv_disk_add(struct upv_dev *dev, unsigned int file)
 {
 	struct queue_limits lim = {};
 	struct upv_disk *d;
-	unsigned int block;
+	unsigned int block, aligned;
 	int ret;
 
 	d = kzalloc(sizeof(*d), GFP_KERNEL);
@@ -176,6 +235,7 @@ static int upv_disk_add(struct upv_dev *dev, unsigned int file)
 		return -ENOMEM;
 	d->dev = dev;
 	d->file = file;
+	mutex_init(&d->rescan_lock);
 	ret = upv_command(dev, URINGPV_CMD_FILE_INFO, file, &d->info, sizeof(d->info));
 	if (ret || d->info.kind != URINGPV_FILE_DISK)
 		goto free;
@@ -200,7 +260,10 @@ static int upv_disk_add(struct upv_dev *dev, unsigned int file)
 		lim.max_write_zeroes_sectors = SZ_1G >> SECTOR_SHIFT;
 		lim.discard_granularity = lim.physical_block_size;
 	}
-	d->disk = upv_alloc_disk(&dev->tags, &lim, max(d->info.dio_mem_align, (u32)SECTOR_SIZE) - 1, d);
+	aligned = max(d->info.dio_mem_align, (u32)SECTOR_SIZE);
+	if (d->info.flags & URINGPV_FILE_DIRECT)
+		aligned = max(aligned, block); /* each segment is an SQE, whose length is whole blocks then */
+	d->disk = upv_alloc_disk(&dev->tags, &lim, aligned - 1, d);
 	if (IS_ERR(d->disk)) {
 		ret = PTR_ERR(d->disk);
 		goto id;
@@ -210,10 +273,10 @@ static int upv_disk_add(struct upv_dev *dev, unsigned int file)
 	d->disk->private_data = d;
 	set_capacity(d->disk, upv_sectors(d));
 	set_disk_ro(d->disk, d->info.flags & URINGPV_FILE_READONLY);
-	dev->disks[dev->nr_disks++] = d;
+	upv_disk_show(dev, d);
 	ret = device_add_disk(&dev->pdev->dev, d->disk, upv_disk_groups);
 	if (ret) {
-		dev->nr_disks--;
+		upv_disk_hide(dev);
 		put_disk(d->disk);
 		goto id;
 	}
@@ -246,9 +309,10 @@ int upv_disks_add(struct upv_dev *dev)
 void upv_disks_remove(struct upv_dev *dev)
 {
 	while (dev->nr_disks) {
-		struct upv_disk *d = dev->disks[--dev->nr_disks];
+		struct upv_disk *d = dev->disks[dev->nr_disks - 1];
 
-		del_gendisk(d->disk);
+		del_gendisk(d->disk); /* waits for its requests, which a reset may have to bring back */
+		upv_disk_hide(dev);
 		put_disk(d->disk);
 		ida_free(&upv_ids, d->id);
 		kfree(d);

@@ -33,9 +33,17 @@ struct upv_rq {
 	struct request *next;  /* in a list of completed requests */
 	unsigned int left;     /* SQEs without a CQE */
 	blk_status_t status;   /* the first failure */
-	u8 again;              /* to be queued once more, as a whole */
+	u8 again;              /* to be queued once more, as a whole: UPV_AGAIN_* */
 	u8 tries;              /* how often it was, or a part of it */
+	u8 resets;             /* timeouts of this request that led to a reset */
+	u8 patience;           /* timeouts that it may have without one */
+	u8 waits;              /* timeouts at which the ring was going on */
+	bool rung;             /* the doorbell was rung at a timeout */
+	u64 seen;              /* completions of the ring's when this went in, or timed out last */
 };
+
+#define UPV_AGAIN_NOW 1
+#define UPV_AGAIN_LATER 2 /* the host was short of something */
 
 /* A ring (section 4) and the requests in it. */
 struct upv_ring {
@@ -67,6 +75,8 @@ struct upv_disk {
 	struct gendisk *disk;
 	unsigned int file; /* index, also in every ring */
 	int id;            /* N of upvN */
+	bool quiesced;     /* under disks_lock */
+	struct mutex rescan_lock; /* one question and its answer at a time */
 	struct uringpv_file info;
 };
 
@@ -95,12 +105,15 @@ struct upv_dev {
 	unsigned int nr_user_rings, user_vector;
 
 	struct blk_mq_tag_set tags;
+	struct mutex disks_lock; /* guards which disks there are; not held while one is waited for */
 	struct upv_disk **disks;
 	unsigned int nr_disks;
 
 	struct mutex reset_lock; /* one start or stop of the rings at a time */
-	bool held, quiesced, stopped, dead; /* under reset_lock; stopped: there are no rings, for now or for good */
+	bool held, stopped, dead; /* under reset_lock; stopped: there are no rings, for now or for good */
+	unsigned int starts; /* tries to make the rings that have failed, under reset_lock */
 	bool off; /* no new rings: the machine is going down */
+	bool lent; /* the host may have memory of ours; under admin_lock */
 	bool have_irqs;
 	struct delayed_work reset_work, watch_work, capacity_work;
 	unsigned int resets;
@@ -130,6 +143,7 @@ int upv_ring_start(struct upv_ring *ring);
 void upv_ring_stop(struct upv_ring *ring, blk_status_t status);
 blk_status_t upv_ring_submit(struct upv_ring *ring, struct request *rq, bool last);
 void upv_ring_notify(struct upv_ring *ring);
+bool upv_ring_goes_on(struct upv_ring *ring, struct request *rq);
 unsigned int upv_ring_reap(struct upv_ring *ring);
 irqreturn_t upv_ring_interrupt(int irq, void *ring);
 int upv_buffer(struct upv_dev *dev, u64 addr);
@@ -138,6 +152,8 @@ int upv_buffer(struct upv_dev *dev, u64 addr);
 int upv_tags_init(struct upv_dev *dev);
 int upv_disks_add(struct upv_dev *dev);
 void upv_disks_remove(struct upv_dev *dev);
+void upv_disks_hold(struct upv_dev *dev);
+void upv_disks_release(struct upv_dev *dev);
 void upv_disk_rescan(struct upv_disk *d);
 
 /* main.c */

@@ -1,5 +1,6 @@
 // SPDX-License-Identifier: GPL-2.0
 /* The PCI function: its start, its end, and resets. */
+#include <linux/cc_platform.h>
 #include <linux/delay.h>
 #include <linux/io.h>
 #include <linux/module.h>
@@ -92,6 +93,15 @@ bool upv_failed(struct upv_dev *dev)
 	return readl(dev->regs + URINGPV_REG_STATUS) & URINGPV_STATUS_FAILED && !upv_gone(dev);
 }
 
+/* A RESET has failed, and not all memory is this kernel's again. */
+static void upv_say_stuck(struct upv_dev *dev, int error)
+{
+	if (error == -ETIMEDOUT)
+		dev_warn(&dev->pdev->dev, "I/O is stuck on the host; waiting\n");
+	else
+		dev_warn(&dev->pdev->dev, "the host cannot end I/O, error %d; waiting\n", error);
+}
+
 /* No request will ever be served again: all fail. */
 static void upv_die(struct upv_dev *dev, int error)
 {
@@ -108,18 +118,38 @@ static void upv_die(struct upv_dev *dev, int error)
 /* No request goes into the rings from upv_hold to upv_release. Both under reset_lock. */
 static void upv_hold(struct upv_dev *dev)
 {
-	if (!dev->held && dev->nr_disks) {
-		upv_quiesce(&dev->tags);
-		dev->quiesced = true;
-	}
-	dev->held = true;
+	WRITE_ONCE(dev->held, true);
+	upv_disks_hold(dev);
 }
 
 static void upv_release(struct upv_dev *dev)
 {
-	if (dev->quiesced) /* nr_disks may have become less meanwhile */
-		upv_unquiesce(&dev->tags);
-	dev->held = dev->quiesced = false;
+	WRITE_ONCE(dev->held, false);
+	upv_disks_release(dev);
+}
+
+/* How often to try to make the rings anew, UPV_STUCK_WAIT apart: the host may be short of something. */
+#define UPV_STARTS 12
+
+/*
+ * New rings after a RESET, and the end of upv_hold. If there can be none yet, another
+ * reset comes soon. With an error there will be none any more.
+ */
+static int upv_go_on(struct upv_dev *dev)
+{
+	int ret = upv_rings_start(dev);
+
+	if (ret && dev->starts++ < UPV_STARTS && !upv_gone(dev)) {
+		upv_reset_soon(dev, UPV_STUCK_WAIT);
+		return 0;
+	}
+	dev->starts = 0;
+	if (ret)
+		upv_die(dev, ret);
+	else
+		dev_info(&dev->pdev->dev, "reset; requests go on\n");
+	upv_release(dev);
+	return ret;
 }
 
 /*
@@ -135,18 +165,15 @@ static void upv_reset(struct upv_dev *dev)
 	upv_hold(dev);
 	dev->resets++;
 	ret = upv_gone(dev) ? -ENODEV : upv_rings_stop(dev);
-	if (ret == -ETIMEDOUT) {
-		dev_warn(&dev->pdev->dev, "I/O is stuck on the host; waiting\n");
+	if (ret && upv_gone(dev)) {
+		upv_die(dev, -ENODEV);
+		upv_release(dev);
+	} else if (ret) {
+		upv_say_stuck(dev, ret);
 		upv_reset_soon(dev, UPV_STUCK_WAIT);
-		return;
+	} else {
+		upv_go_on(dev);
 	}
-	if (!ret)
-		ret = upv_rings_start(dev);
-	if (ret)
-		upv_die(dev, ret);
-	else
-		dev_info(&dev->pdev->dev, "reset; requests go on\n");
-	upv_release(dev);
 }
 
 static void upv_reset_work(struct work_struct *work)
@@ -400,12 +427,12 @@ static void upv_free(struct upv_dev *dev)
 
 	if (dev->tags.tags)
 		blk_mq_free_tag_set(&dev->tags);
-	while (dev->admin && !upv_gone(dev)) {
+	while (READ_ONCE(dev->lent) && !upv_gone(dev)) {
 		ret = upv_command(dev, URINGPV_CMD_RESET, 0, NULL, 0);
-		if (ret != -ETIMEDOUT)
+		if (!ret)
 			break;
 		/* Its memory must not be given away. */
-		dev_warn(&dev->pdev->dev, "I/O is stuck on the host; waiting\n");
+		upv_say_stuck(dev, ret);
 		msleep(1000);
 	}
 	upv_user_remove(dev);
@@ -436,6 +463,10 @@ static int upv_probe(struct pci_dev *pdev, const struct pci_device_id *id)
 	struct upv_dev *dev;
 	int ret;
 
+	if (cc_platform_has(CC_ATTR_GUEST_MEM_ENCRYPT)) {
+		dev_err(&pdev->dev, "this guest's memory is encrypted: the host could not read what is in its rings\n");
+		return -EOPNOTSUPP;
+	}
 	ret = pci_enable_device_mem(pdev);
 	if (ret)
 		return ret;
@@ -449,6 +480,7 @@ static int upv_probe(struct pci_dev *pdev, const struct pci_device_id *id)
 	}
 	dev->pdev = pdev;
 	mutex_init(&dev->reset_lock);
+	mutex_init(&dev->disks_lock);
 	dev->stopped = true; /* until it has its rings */
 	INIT_DELAYED_WORK(&dev->reset_work, upv_reset_work);
 	INIT_DELAYED_WORK(&dev->watch_work, upv_watch_work);
@@ -548,14 +580,14 @@ static int upv_suspend(struct device *device)
 static int __maybe_unused upv_resume(struct device *device)
 {
 	struct upv_dev *dev = dev_get_drvdata(device);
-	int ret;
+	int ret = 0;
 
 	mutex_lock(&dev->reset_lock);
 	dev->stopped = false;
-	ret = dev->dead ? 0 : upv_rings_start(dev);
-	if (ret)
-		upv_die(dev, ret);
-	upv_release(dev);
+	if (dev->dead)
+		upv_release(dev);
+	else
+		ret = upv_go_on(dev);
 	mutex_unlock(&dev->reset_lock);
 	if (!ret) {
 		upv_capacity_soon(dev, 0);

@@ -143,7 +143,7 @@ void upv_ring_stop(struct upv_ring *ring, blk_status_t status)
 		if (!p->left)
 			continue; /* by another of its SQEs */
 		p->left = 0;
-		p->again = !status;
+		p->again = status ? 0 : UPV_AGAIN_NOW;
 		p->status = p->status ?: status;
 		p->next = list;
 		list = rq;
@@ -210,6 +210,46 @@ void upv_ring_notify(struct upv_ring *ring)
 	spin_unlock_irqrestore(&ring->lock, flags);
 	if (ringing)
 		writel(1, ring->doorbell);
+}
+
+/* At how many timeouts a request may wait for others. */
+#define UPV_WAITS 8
+
+/* Each reset for a request's sake doubles the time that it gets next, so often. */
+#define UPV_DOUBLINGS 6
+
+/*
+ * A request has timed out: is the host still at it? Then a reset would only have all
+ * begin again. It is if it has completed others meanwhile; and what frees or zeroes
+ * blocks may take as long as it takes, without a sign of life. A doorbell that the host
+ * may have missed is made up for.
+ */
+bool upv_ring_goes_on(struct upv_ring *ring, struct request *rq)
+{
+	bool zeroes = req_op(rq) == REQ_OP_DISCARD || req_op(rq) == REQ_OP_WRITE_ZEROES;
+	struct upv_rq *p = blk_mq_rq_to_pdu(rq);
+	bool untaken, ringing, goes_on = false;
+	unsigned long flags;
+
+	spin_lock_irqsave(&ring->lock, flags);
+	untaken = ring->live && upv_room(ring) < ring->sq_entries;
+	ringing = untaken && !p->rung;
+	if (ringing || (zeroes && !untaken) || (ring->completed != p->seen && p->waits++ < UPV_WAITS)) {
+		goes_on = true;
+	} else if (p->patience) {
+		p->patience--;
+		goes_on = true;
+	} else {
+		p->resets++;
+	}
+	goes_on &= ring->live;
+	p->seen = ring->completed;
+	p->rung |= ringing;
+	ring->doorbells += ringing;
+	spin_unlock_irqrestore(&ring->lock, flags);
+	if (ringing)
+		writel(1, ring->doorbell);
+	return goes_on;
 }
 
 /* A run of memory that is one SQE. */
@@ -350,6 +390,10 @@ blk_status_t upv_ring_submit(struct upv_ring *ring, struct request *rq, bool las
 	p->left = n;
 	p->status = BLK_STS_OK;
 	p->again = 0;
+	p->seen = ring->completed;
+	p->waits = 0;
+	p->patience = (1 << min_t(u8, p->resets, UPV_DOUBLINGS)) - 1;
+	p->rung = false;
 	switch (req_op(rq)) {
 	case REQ_OP_FLUSH:
 		upv_emit_flush(ring, rq);
@@ -384,13 +428,22 @@ static bool upv_result(struct upv_ring *ring, u32 i, struct request *rq, s32 res
 
 	if (rw ? res == sqe->len : !res)
 		return false;
-	if (res == -EINTR || res == -EAGAIN || res == -ECANCELED || (rw && res > 0 && res < sqe->len)) {
+	/* By the driver's own RESET: no fault of the request's. */
+	if (res == -ECANCELED && READ_ONCE(ring->dev->held)) {
+		p->again = p->again ?: UPV_AGAIN_NOW;
+		return false;
+	}
+	if (res == -EINTR || res == -EAGAIN || res == -ENOMEM || res == -ECANCELED || (rw && res > 0 && res < sqe->len)) {
 		if (res < 0 && ++p->tries > UPV_TRIES) {
 			p->status = p->status ?: BLK_STS_IOERR;
 			return false;
 		}
+		if (res == -EAGAIN || res == -ENOMEM) {
+			p->again = UPV_AGAIN_LATER;
+			return false;
+		}
 		if (res == -ECANCELED || p->status || upv_room(ring) < 1) {
-			p->again = 1;
+			p->again = p->again ?: UPV_AGAIN_NOW;
 			return false;
 		}
 		if (res > 0) {

@@ -80,12 +80,12 @@ const (
 	withLinuxGuests = "^(TestLinux|FuzzLinux)"
 	withMuchRAM     = "^TestLinuxWithMoreThan4GiB$"
 	withLiburing    = "^TestLinuxLiburing$"
-	longWithLinux   = "^TestLinux(UnbindsWhile|WaitsForAStuck|WithBlocks|ModuleParam|SplitsAt|AsELF|ProgramsUseMed|ProgramsWithoutV)"                                                                                                                                                                                           // the whole matrix has them
+	longWithLinux   = "^TestLinux(UnbindsWhile|WaitsFor|DiskOutlives|WithBlocks|ModuleParam|SplitsAt|AsELF|ProgramsUseMed|ProgramsWithoutV)"                                                                                                                                                                                    // the whole matrix has them
 	longOnTCG       = "^Test(RunLeavesNothingInTheProcess|ChecksumIsSha256sum|WatchdogSleepsWithTheRing|FloodStopsTheRing|BenchMeasuresEveryEngine|BenchMeasuresSeveralGuests|BenchSharesSQThreads|PolicyTakesOpcodesAndFlagsFromTheGuest|PolledStretchMakesNoSystemCall|ChecksumOfADirectDisk|CrowdedFleetSharesOneSQThread)$" // make test has them, on the host
 	bootsLinux      = "^TestLinux(DisksOfDifferent|FindsItsDisk|RootDisk|PowerOff|Panic|Discard)"
 	linuxBoots      = "^TestLinux(DisksOfDifferent|PowerOff|Panic|Shell|GoesOn|RootDisk|AsELF|FindsItsDisk|WithEightCPUs)"
 	linuxData       = "^TestLinux(ModuleParam|Flushes|SplitsAt|WithBlocks|VerifiedIO|FileSystems|Discard|ReadOnlyDisk|PolledQueues|SeesACapacity)"
-	linuxFaults     = "^TestLinux(LoadsAndUnloads|ResetLoses|Acknowledged|WithATruncated|WithAFull|WithABad|WaitsForAStuck)"
+	linuxFaults     = "^TestLinux(LoadsAndUnloads|ResetLoses|Acknowledged|WithATruncated|WithAFull|WithABad|WaitsFor|DiskOutlives)"
 	linuxPrograms   = "^(TestLinux(ProgramsWithout|ProgramsUseE|ProgramsUseI|ProgramsUseMed|ProgramsMay|ProgramsHarm|ProgramsOutlive|RingsOutlive|UnbindsWhile)|FuzzLinux)"
 	linuxPolling    = "^TestLinux(MappedReads|ProgramsUseMapped)" // the guest polls, and so does the host
 	linuxAtOnce     = "^TestLinux(VerifiedIO|ResetLoses|ProgramsMayDoAnything)"
@@ -156,8 +156,7 @@ Exit status: 0 if all tests passed, 1 if not, 125 if a machine could not be made
 	f.StringVar(&s.report, "report", "", "write the results to this file, as Markdown")
 	f.StringVar(&s.only, "only", ".", "run the steps that match this regular expression, which are called \"bare guests on Linux 6.12\" and so on")
 	f.StringVar(&s.guests, "guests", filepath.Join("bin", "guests"), "directory for the guests' files")
-	f.StringVar(&s.cache.Dir, "cache", os.Getenv("URINGPV_TEST_CACHE"), "directory of downloads (default $URINGPV_TEST_CACHE, or uringpv in the user's cache directory)")
-	f.StringVar(&s.cache.Mirror, "mirror", "", "URI of Debian's archive (default: the one that apt uses)")
+	cacheFlags(f, &s.cache)
 	return cmd
 }
 
@@ -178,7 +177,7 @@ func (s *suite) runAll(ctx context.Context) (err error) {
 		return &machineError{exitMachine, err}
 	}
 	start := time.Now()
-	failed := 0
+	failed, code := 0, 1
 	for _, st := range steps(s.full) {
 		r := result{step: st, begun: time.Now()}
 		if !only.MatchString(st.name + " on " + r.where()) {
@@ -191,6 +190,9 @@ func (s *suite) runAll(ctx context.Context) (err error) {
 		}
 		if r.err != nil {
 			failed++
+			if m, ok := errors.AsType[*machineError](r.err); ok {
+				code = m.code
+			}
 		}
 		fmt.Fprintf(s.stdout, "== %s\n", r)
 		s.done = append(s.done, r)
@@ -203,7 +205,7 @@ func (s *suite) runAll(ctx context.Context) (err error) {
 	fmt.Fprintf(s.stdout, "\n%s", s.table())
 	fmt.Fprintf(s.stdout, "%v in all\n", time.Since(start).Round(time.Second))
 	if failed > 0 {
-		return &machineError{1, fmt.Errorf("%d of %d steps failed", failed, len(s.done))}
+		return &machineError{code, fmt.Errorf("%d of %d steps failed", failed, len(s.done))}
 	}
 	return nil
 }
@@ -244,7 +246,7 @@ func (s *suite) run(ctx context.Context, r *result) error {
 	} else {
 		machine, err := prepare(ctx, s.images, r.host)
 		if err != nil {
-			return err
+			return &machineError{exitMachine, err}
 		}
 		in := []string{s.self, "run", "--machine", machine, "--timeout", (r.timeout + 30*time.Second).String()} // go test ends it after a minute more
 		if r.cpus != 0 {
@@ -254,7 +256,7 @@ func (s *suite) run(ctx context.Context, r *result) error {
 			in = append(in, "--memory", strconv.Itoa(r.memory))
 		}
 		if err := s.makeGuests(ctx, r.guests); err != nil {
-			return err
+			return &machineError{exitMachine, err}
 		}
 		for _, g := range r.guests {
 			in = append(in, "--put", filepath.Join(s.guests, g)+":/guests/"+g, "--image", s.root(g))
@@ -265,7 +267,7 @@ func (s *suite) run(ctx context.Context, r *result) error {
 		if r.liburing {
 			dir, err := s.makeLiburing(ctx)
 			if err != nil {
-				return err
+				return &machineError{exitMachine, err}
 			}
 			in = append(in, "--put", dir+":/liburing")
 			env = append(env, "URINGPV_TEST_LIBURING=/liburing")

@@ -6,6 +6,7 @@ import (
 	"os"
 	"path/filepath"
 	"regexp"
+	"slices"
 	"strconv"
 	"strings"
 	"testing"
@@ -278,6 +279,48 @@ func TestLinuxWaitsForAStuckHost(t *testing.T) {
 		}
 		if n, _ := strconv.Atoi(m[1]); n < 1 {
 			t.Errorf("no reset came to an end\n%s", console)
+		}
+	})
+}
+
+// A host that is slow but at it. Requests that wait behind others for longer than the
+// guest's patience are not reset: all would begin again. One that takes longer by itself
+// is, but gets more time then: else it would begin again for ever.
+func TestLinuxWaitsForASlowHost(t *testing.T) {
+	inMachine(t)
+	common := []string{"size=64", "memory_backed=1", "irqmode=2", "submit_queues=1", "hw_queue_depth=1"}
+	slow := nullBlock(t, "slow", append(slices.Clone(common), "completion_nsec=400000000")...)
+	slower := nullBlock(t, "slower", append(slices.Clone(common), "completion_nsec=3000000000")...)
+	eachLinux(t, []int{1}, func(t *testing.T, r linuxRun) {
+		r.fio = true
+		r.disks, r.options = []string{slow, slower}, "direct=on"
+		r.script = `set -e
+			for d in upv0 upv1; do echo 1000 >/sys/block/$d/queue/io_timeout; done
+			began=$(cut -d. -f1 /proc/uptime)
+			fio --name=v --filename=/dev/upv0 --rw=randwrite --bs=4k --verify=crc32c --verify_fatal=1 --ioengine=io_uring --direct=1 \
+				--iodepth=16 --number_ios=16 --size=1M
+			echo "sixteen: $(($(cut -d. -f1 /proc/uptime) - began)) s, resets $(cat /sys/block/upv0/device/uringpv/resets)"
+			dd if=/dev/zero bs=4k count=1 | tr '\0' x >/tmp/x
+			began=$(cut -d. -f1 /proc/uptime)
+			dd if=/tmp/x of=/dev/upv1 bs=4k oflag=direct
+			echo "one: $(($(cut -d. -f1 /proc/uptime) - began)) s, resets $(cat /sys/block/upv1/device/uringpv/resets)"
+			dd if=/dev/upv1 bs=4k count=1 iflag=direct | cmp - /tmp/x
+			! dmesg | grep 'I/O error\|error, dev'`
+		console := r.run(t)
+		said := func(what string) (seconds, resets int) {
+			m := regexp.MustCompile(`(?m)^` + what + `: (\d+) s, resets (\d+)`).FindStringSubmatch(console)
+			if m == nil {
+				t.Fatalf("%s: no time\n%s", what, console)
+			}
+			seconds, _ = strconv.Atoi(m[1])
+			resets, _ = strconv.Atoi(m[2])
+			return seconds, resets
+		}
+		if s, n := said("sixteen"); s < 5 || n != 0 {
+			t.Errorf("sixteen requests took %d s with %d resets; want at least 5, and none", s, n)
+		}
+		if s, n := said("one"); s < 3 || n == 0 {
+			t.Errorf("one request took %d s with %d resets; want at least 3, and some", s, n)
 		}
 	})
 }

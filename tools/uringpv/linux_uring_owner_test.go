@@ -163,3 +163,39 @@ func TestLinuxProgramsOutliveTheirRingsOwners(t *testing.T) {
 		}
 	})
 }
+
+// A disk whose rings' owners are killed, and killed again while the driver makes new
+// rings: it tries until it has some, and no I/O fails.
+func TestLinuxDiskOutlivesItsRingsOwners(t *testing.T) {
+	eachLinuxIsolated(t, []int{2}, func(t *testing.T, r linuxRun) {
+		r.fio = true
+		r.disks = []string{image(t, 64<<20)}
+		r.script = `
+			echo "the owners may go"
+			for n in $(seq 100); do
+				fio --name=v --filename=/dev/upv0 --rw=randwrite --bs=4k --verify=crc32c --verify_fatal=1 --ioengine=io_uring --direct=1 \
+					--iodepth=16 --size=4M --randseed=$n >/tmp/log 2>&1 || { cat /tmp/log; exit 1; }
+				if dmesg | grep -q 'requests go on' && [ $n -gt 2 ]; then break; fi
+			done
+			dmesg | grep 'offline\|I/O error\|error, dev upv0' && exit 1
+			echo "failed starts $(dmesg | grep -c 'RING_SETUP: error')"`
+		s := r.startSession(t)
+		s.expect("the owners may go")
+		killed := 0
+		for end := time.Now().Add(8 * time.Second); time.Now().Before(end); time.Sleep(2 * time.Millisecond) {
+			for _, pid := range owners(t, s.Process.Pid) {
+				if err := unix.Kill(pid, unix.SIGKILL); err == nil {
+					killed++
+				}
+			}
+		}
+		status, console := s.end()
+		if status != 0 || !strings.Contains(console, "init: run: exit 0") {
+			t.Errorf("exit status %d\n%s\n%s", status, console, &s.stderr)
+		}
+		if strings.Contains(console, "failed starts 0\r\n") {
+			t.Errorf("%d owners were killed, and every start succeeded\n%s", killed, console)
+		}
+		t.Logf("%d owners were killed", killed)
+	})
+}
