@@ -31,8 +31,8 @@ type BuildOptions struct {
 }
 
 // Build makes a guest's files in the directory dir: kernel, initramfs, root disk
-// and manifest. The same packages and options give the same bytes. Files of the
-// same names are replaced, each when its successor is whole.
+// and manifest. The same packages, compiler and options give the same bytes. Files of
+// the same names are replaced, each when its successor is whole.
 func (c *Cache) Build(ctx context.Context, dir string, o BuildOptions) error {
 	if err := os.MkdirAll(dir, 0o755); err != nil {
 		return err
@@ -108,7 +108,12 @@ func (c *Cache) BuildRoot(ctx context.Context, path string, size int64, kernelNa
 // replace has fill make the file path under another name, and puts it there when
 // it is whole. It returns the file's SHA-256.
 func replace(ctx context.Context, path string, fill func(path string) error) (sum string, err error) {
-	part := path + ".part"
+	f, err := os.CreateTemp(filepath.Dir(path), filepath.Base(path)+".part-*") // others may make the same
+	if err != nil {
+		return "", err
+	}
+	defer f.Close()
+	part := f.Name()
 	defer func() {
 		if err != nil {
 			if e := os.Remove(part); e != nil && !errors.Is(e, os.ErrNotExist) {
@@ -122,13 +127,11 @@ func replace(ctx context.Context, path string, fill func(path string) error) (su
 	if ctx.Err() != nil {
 		return "", context.Cause(ctx)
 	}
-	f, err := os.Open(part)
-	if err != nil {
-		return "", err
-	}
-	defer f.Close()
 	h := sha256.New()
 	if _, err := io.Copy(h, f); err != nil {
+		return "", err
+	}
+	if err := f.Chmod(0o644); err != nil {
 		return "", err
 	}
 	return hex.EncodeToString(h.Sum(nil)), os.Rename(part, path)

@@ -6,12 +6,14 @@ import (
 	"context"
 	"crypto/sha256"
 	"encoding/hex"
+	"errors"
 	"fmt"
 	"io"
 	"os"
 	"path/filepath"
 	"strings"
 	"sync"
+	"time"
 
 	"github.com/uringpv/uringpv/images/debian"
 )
@@ -19,12 +21,13 @@ import (
 // Cache is where Debian's packages and what was unpacked of them stay between
 // runs. Processes may share it; anything in it may be removed while none runs.
 type Cache struct {
-	dir    string
-	mirror string
-	report io.Writer
+	dir     string
+	mirrors debian.Mirrors
+	report  io.Writer
 
-	mu     sync.Mutex // of what follows
-	suites map[suiteKey]*debian.Suite
+	mu      sync.Mutex // of what follows
+	suites  map[suiteKey]*debian.Suite
+	kernels map[string]*resolved // by KernelNames
 
 	reading   sync.Mutex           // of what follows, and held while packages are read; see readOnce
 	userlands map[string]*Userland // by the sums of their packages
@@ -39,9 +42,9 @@ type suiteKey struct {
 
 // CacheOptions say where a cache is.
 type CacheOptions struct {
-	Dir    string    // empty: uringpv below the user's cache directory
-	Mirror string    // URI of Debian's archive; empty: what the host's apt uses
-	Report io.Writer // progress, line by line; nil: nowhere
+	Dir     string // empty: uringpv below the user's cache directory
+	Mirrors debian.Mirrors
+	Report  io.Writer // progress, line by line; nil: nowhere
 }
 
 // OpenCache makes a cache ready for use.
@@ -63,7 +66,7 @@ func OpenCache(o CacheOptions) (*Cache, error) {
 	if err := os.MkdirAll(dir, 0o755); err != nil {
 		return nil, err
 	}
-	return &Cache{dir: dir, mirror: o.Mirror, report: o.Report, suites: map[suiteKey]*debian.Suite{}, userlands: map[string]*Userland{}, systems: map[string]*Tree{}}, nil
+	return &Cache{dir: dir, mirrors: o.Mirrors, report: o.Report, suites: map[suiteKey]*debian.Suite{}, kernels: map[string]*resolved{}, userlands: map[string]*Userland{}, systems: map[string]*Tree{}}, nil
 }
 
 // Dir is the cache's directory.
@@ -80,7 +83,7 @@ func (c *Cache) suite(ctx context.Context, k suiteKey) (*debian.Suite, error) {
 	if s := c.suites[k]; s != nil {
 		return s, nil
 	}
-	s, err := debian.Open(ctx, k.name, debian.Options{Cache: filepath.Join(c.dir, "debian"), Mirror: c.mirror, Source: k.source, Report: c.report})
+	s, err := debian.Open(ctx, k.name, debian.Options{Cache: filepath.Join(c.dir, "debian"), Mirrors: c.mirrors, Source: k.source, Report: c.report})
 	if err != nil {
 		return nil, err
 	}
@@ -142,16 +145,23 @@ func (c *Cache) Made(ctx context.Context, name, inputs string, build func(dir st
 	sum := sha256.Sum256([]byte(inputs))
 	dir := filepath.Join(c.dir, "made", name+"-"+hex.EncodeToString(sum[:8]))
 	if _, err := os.Stat(dir); err == nil {
-		return dir, nil
+		return dir, used(dir)
 	}
 	if err := os.MkdirAll(filepath.Dir(dir), 0o755); err != nil {
 		return "", err
 	}
-	part, err := os.MkdirTemp(filepath.Dir(dir), "part-")
+	if err := sweep(filepath.Dir(dir), time.Now()); err != nil {
+		fmt.Fprintf(c.report, "what is old in the cache stays: %v\n", err)
+	}
+	parent, err := os.MkdirTemp(filepath.Dir(dir), partPrefix)
 	if err != nil {
 		return "", err
 	}
-	defer os.RemoveAll(part)
+	defer os.RemoveAll(parent)
+	part := filepath.Join(parent, name)
+	if err := os.Mkdir(part, 0o755); err != nil {
+		return "", err
+	}
 	if err := build(part); err != nil {
 		return "", err
 	}
@@ -163,9 +173,60 @@ func (c *Cache) Made(ctx context.Context, name, inputs string, build func(dir st
 	}
 	if err := os.Rename(part, dir); err != nil {
 		if _, there := os.Stat(dir); there == nil {
-			return dir, nil // another process was faster
+			return dir, used(dir) // another process was faster
 		}
 		return "", err
 	}
-	return dir, nil
+	return dir, used(dir)
+}
+
+// How long what nobody uses stays: directories that were begun and left, as by a build
+// that was killed, and whole ones.
+const (
+	partLife = 24 * time.Hour
+	madeLife = 30 * 24 * time.Hour
+)
+
+const (
+	partPrefix = "part-" // of the name of a directory in which one is being made
+	usedSuffix = ".used" // of the file whose time is when a directory was used last: its own is its content's
+)
+
+// used notes that the directory of made things dir is used now.
+func used(dir string) error {
+	return os.WriteFile(dir+usedSuffix, nil, 0o644)
+}
+
+// sweep removes from dir what has not been used for so long at the time now.
+func sweep(dir string, now time.Time) error {
+	entries, err := os.ReadDir(dir)
+	if err != nil {
+		return err
+	}
+	old := func(path string, life time.Duration) bool {
+		info, err := os.Stat(path)
+		return err == nil && now.Sub(info.ModTime()) > life // else another process may have removed it
+	}
+	for _, e := range entries {
+		path := filepath.Join(dir, e.Name())
+		if strings.HasPrefix(e.Name(), partPrefix) {
+			if !old(path, partLife) {
+				continue
+			}
+		} else {
+			made, ok := strings.CutSuffix(path, usedSuffix)
+			if !ok || !old(path, madeLife) {
+				continue
+			}
+			// The whole of it goes at once: nobody finds a part.
+			path = filepath.Join(dir, partPrefix+filepath.Base(made))
+			if err := errors.Join(os.Rename(made, path), os.Remove(made+usedSuffix)); err != nil {
+				return err
+			}
+		}
+		if err := os.RemoveAll(path); err != nil {
+			return err
+		}
+	}
+	return nil
 }

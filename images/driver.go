@@ -31,7 +31,7 @@ func (c *Cache) BuildModule(ctx context.Context, kernelName, name string, source
 	if err != nil {
 		return Module{}, err
 	}
-	dir, err := c.Made(ctx, name+"-"+kernelName, k.sum+sourceSum(source)+k.flags(""), func(dir string) error {
+	dir, err := c.Made(ctx, name+"-"+kernelName, k.sum+k.compiler+sourceSum(source)+k.flags(""), func(dir string) error {
 		fmt.Fprintf(c.report, "building %s.ko for Linux %s\n", name, k.release)
 		if out, err := k.make(ctx, dir, source, "modules", "W=1", "KCFLAGS="+k.flags(dir)); err != nil {
 			return fmt.Errorf("build %s.ko for Linux %s: %w\n%s", name, k.release, err, out)
@@ -42,7 +42,7 @@ func (c *Cache) BuildModule(ctx context.Context, kernelName, name string, source
 		return Module{}, err
 	}
 	data, err := os.ReadFile(filepath.Join(dir, name+".ko"))
-	return Module{Name: moduleName(name), Data: data}, err
+	return Module{Name: moduleName(name), Data: data, Compiler: k.compiler}, err
 }
 
 // CheckModule runs sparse over a module's source and returns what it says of it,

@@ -43,10 +43,10 @@ func (c *Cache) makeExt4(ctx context.Context, path string, size int64, tree *Tre
 		return err
 	}
 	tar := path + ".tar"
+	defer os.Remove(tar)
 	if err := writeFile(tar, tree.WriteTar); err != nil {
 		return err
 	}
-	defer os.Remove(tar)
 	f, err := os.Create(path)
 	if err != nil {
 		return err
@@ -59,7 +59,7 @@ func (c *Cache) makeExt4(ctx context.Context, path string, size int64, tree *Tre
 		return err
 	}
 	cmd := tools.command(ctx, "usr/sbin/mke2fs", "-q", "-F", "-t", "ext4", "-d", tar,
-		"-L", "root", "-U", fixedUUID, "-E", "hash_seed="+fixedUUID+",root_owner=0:0,lazy_itable_init=0,lazy_journal_init=0,nodiscard", path)
+		"-e", "remount-ro", "-L", "root", "-U", fixedUUID, "-E", "hash_seed="+fixedUUID+",root_owner=0:0,lazy_itable_init=0,lazy_journal_init=0,nodiscard", path)
 	cmd.Env = append(cmd.Env, "SOURCE_DATE_EPOCH=0", "E2FSPROGS_FAKE_TIME=1", "MKE2FS_CONFIG="+filepath.Join(tools.dir, "etc/mke2fs.conf"))
 	if out, err := cmd.CombinedOutput(); err != nil {
 		if noRoom.Match(out) {

@@ -28,7 +28,7 @@ var (
 	fioPrograms  = []string{"usr/bin/fio"}
 	xfsPackages  = []string{"xfsprogs"}
 	xfsPrograms  = []string{"sbin/mkfs.xfs", "sbin/xfs_repair"}
-	guestModules = []string{"ext4", "xfs", "pvpanic_mmio"} // where they are not built in
+	guestModules = []string{"ext4", "xfs", "pvpanic_mmio"} // where the kernel has them, and not built in
 )
 
 // GuestOptions say what a guest's initramfs holds.
@@ -42,7 +42,7 @@ type GuestOptions struct {
 type Guest struct {
 	Kernel    *Kernel
 	Initramfs *Tree
-	Packages  []string // NAME VERSION SHA256, of what is in it
+	Packages  []string // NAME VERSION SHA256, of what is in it, and what compiled the driver
 }
 
 // BuildGuest makes a guest's initramfs: a shell, tools for disks, the driver, and
@@ -85,9 +85,14 @@ func (c *Cache) BuildGuest(ctx context.Context, o GuestOptions) (*Guest, error) 
 
 	var modules []Module
 	for _, name := range guestModules {
-		if more, err := k.Modules(name); err == nil {
-			modules = append(modules, more...)
+		if !k.HasModule(name) {
+			continue
 		}
+		more, err := k.Modules(name)
+		if err != nil {
+			return nil, err
+		}
+		modules = append(modules, more...)
 	}
 	driver, err := c.BuildModule(ctx, o.Kernel, guest.DriverName, guest.DriverSource())
 	if err != nil {
@@ -114,6 +119,7 @@ func (c *Cache) BuildGuest(ctx context.Context, o GuestOptions) (*Guest, error) 
 		fmt.Fprintln(&order, m.Name)
 	}
 	g.Initramfs.File("lib/modules/order", 0o644, []byte(order.String()))
+	g.Packages = append(g.Packages, driver.Name+".ko built by "+driver.Compiler)
 	for _, p := range packages {
 		g.Packages = append(g.Packages, p.Name+" "+p.Version+" "+p.SHA256)
 	}

@@ -10,6 +10,7 @@ import (
 	"os"
 	"os/exec"
 	"path/filepath"
+	"regexp"
 	"runtime"
 	"slices"
 	"strconv"
@@ -20,12 +21,13 @@ import (
 
 // kbuild builds modules for one kernel of Debian's.
 type kbuild struct {
-	cache   *Cache
-	suite   *debian.Suite
-	release string
-	headers string // directory in which to run make; as seen from root
-	root    string // where headers and tools are, if not the host's: they run in a chroot there
-	sum     string // identifies headers and tools
+	cache    *Cache
+	suite    *debian.Suite
+	release  string
+	headers  string // directory in which to run make; as seen from root
+	root     string // where headers and tools are, if not the host's: they run in a chroot there
+	sum      string // identifies headers and tools, but for the host's
+	compiler string // for people, and to identify the host's
 }
 
 // chrootTools are the tools besides those that the headers' packages depend on,
@@ -62,10 +64,12 @@ func (c *Cache) kbuild(ctx context.Context, kernelName string) (*kbuild, error) 
 
 // onHost unpacks the headers for the host's tools.
 func (k *kbuild) onHost(ctx context.Context, kernelName, headers string) error {
-	for _, tool := range []string{"make", "gcc"} {
-		if _, err := exec.LookPath(tool); err != nil {
-			return fmt.Errorf("%s is not installed: the driver is built with make and gcc", tool)
-		}
+	if _, err := exec.LookPath("make"); err != nil {
+		return errors.New("make is not installed: the driver is built with make and gcc")
+	}
+	var err error
+	if k.compiler, err = hostCompiler(ctx); err != nil {
+		return err
 	}
 	var names []string
 	for next := []string{headers}; len(next) > 0; next = next[1:] {
@@ -107,6 +111,11 @@ func (k *kbuild) inChroot(ctx context.Context, kernelName, headers string) error
 	}
 	packages = append(packages, sparse...)
 	k.sum = sums(packages)
+	for _, p := range packages {
+		if gccPackage.MatchString(p.Name) {
+			k.compiler = p.Name + " " + p.Version
+		}
+	}
 	k.root, err = k.cache.Made(ctx, "buildroot-"+kernelName, k.sum, func(dir string) error {
 		fmt.Fprintf(k.cache.report, "unpacking the headers of Linux %s and tools to build with\n", k.release)
 		for _, p := range packages {
@@ -118,6 +127,36 @@ func (k *kbuild) inChroot(ctx context.Context, kernelName, headers string) error
 	})
 	k.headers = "/usr/src/linux-headers-" + k.release
 	return err
+}
+
+// gccPackage is the name of a package with the compiler.
+var gccPackage = regexp.MustCompile(`^gcc-\d+$`)
+
+// hostCompiler is what the host's gcc says that it is.
+func hostCompiler(ctx context.Context) (string, error) {
+	cmd := exec.CommandContext(ctx, "gcc", "--version")
+	cmd.Env = hostEnvironment()
+	out, err := cmd.Output()
+	if ctx.Err() != nil {
+		return "", context.Cause(ctx)
+	}
+	if err != nil {
+		return "", fmt.Errorf("gcc --version: %w; what is built here is built with gcc and make", err)
+	}
+	first, _, _ := strings.Cut(string(out), "\n")
+	return first, nil
+}
+
+// hostEnvironment is that of the host's programs that build: nothing of the user's, who
+// may have variables that steer other builds (ARCH, CC, LLVM, KBUILD_OUTPUT).
+func hostEnvironment() []string {
+	env := []string{"LC_ALL=C"}
+	for _, name := range []string{"PATH", "HOME", "TMPDIR"} {
+		if v, ok := os.LookupEnv(name); ok {
+			env = append(env, name+"="+v)
+		}
+	}
+	return env
 }
 
 // chrootMake runs make in the root directory $1 as root of a user namespace, with
@@ -140,18 +179,22 @@ func (k *kbuild) make(ctx context.Context, dir string, source map[string][]byte,
 	}
 	// What compilers say together stays together.
 	args = append([]string{"-j" + strconv.Itoa(runtime.NumCPU()), "--output-sync=target"}, args...)
-	env := []string{"LC_ALL=C", "KBUILD_BUILD_TIMESTAMP=1970-01-01", "KBUILD_BUILD_USER=uringpv", "KBUILD_BUILD_HOST=uringpv"}
+	env := []string{"KBUILD_BUILD_TIMESTAMP=1970-01-01", "KBUILD_BUILD_USER=uringpv", "KBUILD_BUILD_HOST=uringpv"}
 	var cmd *exec.Cmd
 	if k.root == "" {
 		cmd = exec.CommandContext(ctx, "make", slices.Concat([]string{"-C", k.headers, "M=" + dir}, args)...)
-		env = slices.Concat(os.Environ(), []string{"MAKEFLAGS=", "MAKELEVEL="}, env)
+		env = append(env, hostEnvironment()...)
 	} else {
 		cmd = exec.CommandContext(ctx, "unshare", slices.Concat(
 			[]string{"--map-root-user", "--mount", "sh", "-c", chrootMake, "sh", k.root, dir, "-C", k.headers, "M=/build"}, args)...)
-		env = append(env, "PATH=/usr/sbin:/usr/bin:/sbin:/bin")
+		env = append(env, "LC_ALL=C", "PATH=/usr/sbin:/usr/bin:/sbin:/bin")
 	}
 	cmd.Env = env
-	return cmd.CombinedOutput()
+	out, err := cmd.CombinedOutput()
+	if ctx.Err() != nil {
+		return nil, context.Cause(ctx)
+	}
+	return out, err
 }
 
 // flags are the compiler's, for a module that is built in dir: with every warning an

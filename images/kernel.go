@@ -9,6 +9,7 @@ import (
 	"path/filepath"
 	"slices"
 	"strings"
+	"sync"
 )
 
 // Kernel is a Debian kernel, unpacked.
@@ -43,12 +44,40 @@ func KernelNames() []string {
 	return []string{"6.1", "6.1-generic", "6.12", "6.12-generic", "newest", "newest-generic"}
 }
 
-// GetKernel gets the kernel name and unpacks it in the cache.
+// resolved is a kernel that GetKernel has got, if it has.
+type resolved struct {
+	mu     sync.Mutex
+	kernel *Kernel
+}
+
+// GetKernel gets the kernel name and unpacks it in the cache. The same Cache always gives
+// the same one, whatever comes into the archive meanwhile: a guest's parts belong
+// together.
 func (c *Cache) GetKernel(ctx context.Context, name string) (*Kernel, error) {
 	series, ok := kernelSeries[name]
 	if !ok {
 		return nil, fmt.Errorf("kernel %q: must be one of %s", name, strings.Join(KernelNames(), ", "))
 	}
+	c.mu.Lock()
+	r := c.kernels[name]
+	if r == nil {
+		r = &resolved{}
+		c.kernels[name] = r
+	}
+	c.mu.Unlock()
+	r.mu.Lock()
+	defer r.mu.Unlock()
+	if r.kernel != nil {
+		return r.kernel, nil
+	}
+	k, err := c.getKernel(ctx, name, series)
+	if err == nil {
+		r.kernel = k
+	}
+	return k, err
+}
+
+func (c *Cache) getKernel(ctx context.Context, name string, series KernelSeries) (*Kernel, error) {
 	suite, err := c.Suite(ctx, series.Suite)
 	if err != nil {
 		return nil, err
@@ -117,6 +146,12 @@ func openKernel(dir string) (*Kernel, error) {
 	}
 	k.Config = filepath.Join(dir, "boot", "config-"+k.Release)
 	return k, nil
+}
+
+// HasModule says whether the kernel has the module name, or has it built in.
+func (k *Kernel) HasModule(name string) bool {
+	name = moduleName(name)
+	return k.modules.path[name] != "" || k.modules.builtin[name]
 }
 
 // Modules returns the modules names with all that they depend on, in the order in

@@ -26,11 +26,11 @@ func (c *Cache) BuildLiburing(ctx context.Context, port map[string][]byte, progr
 	if err != nil {
 		return "", err
 	}
-	gcc, err := exec.CommandContext(ctx, "gcc", "-dumpfullversion").Output()
+	gcc, err := hostCompiler(ctx)
 	if err != nil {
-		return "", fmt.Errorf("gcc -dumpfullversion: %w (liburing is built with gcc and make)", err)
+		return "", err
 	}
-	inputs := strings.Join([]string{source.SHA256, sourceSum(port), string(gcc), strings.Join(programs, " ")}, "\n")
+	inputs := strings.Join([]string{source.SHA256, sourceSum(port), gcc, strings.Join(programs, " ")}, "\n")
 	return c.Made(ctx, "liburing", inputs, func(dir string) error {
 		fmt.Fprintf(c.report, "building programs on liburing %s\n", source.Version)
 		tmp, err := os.MkdirTemp("", "liburing-")
@@ -57,7 +57,7 @@ func (c *Cache) BuildLiburing(ctx context.Context, port map[string][]byte, progr
 			}
 		}
 		make := exec.CommandContext(ctx, "sh", args...)
-		make.Env = append(os.Environ(), "LC_ALL=C", "MAKEFLAGS=-j2", "MAKELEVEL=")
+		make.Env = append(hostEnvironment(), "MAKEFLAGS=-j2")
 		if out, err := make.CombinedOutput(); err != nil {
 			return fmt.Errorf("build.sh of liburing's port: %w: %s", err, out[max(0, len(out)-4096):])
 		}

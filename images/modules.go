@@ -18,8 +18,9 @@ import (
 
 // Module is a kernel module, not compressed.
 type Module struct {
-	Name string // with underscores, as the kernel has it
-	Data []byte
+	Name     string // with underscores, as the kernel has it
+	Data     []byte
+	Compiler string // what built it; empty: it is Debian's
 }
 
 // modules is a kernel's modules, by name.
@@ -102,7 +103,7 @@ func (m *modules) load(names []string) ([]Module, error) {
 				break
 			}
 		}
-		out = append(out, Module{name, data})
+		out = append(out, Module{Name: name, Data: data})
 		return nil
 	}
 	for _, n := range names {

@@ -51,7 +51,10 @@ func (c *Cache) RootTree(ctx context.Context, kernelName string) (*Tree, []strin
 	if err != nil {
 		return nil, nil, err
 	}
-	system, err := readOnce(c, c.systems, packages, func() (*Tree, error) { return rootSystem(ctx, packages) })
+	system, err := readOnce(c, c.systems, packages, func() (*Tree, error) {
+		fmt.Fprintf(c.report, "reading %d packages of the root disk\n", len(packages))
+		return rootSystem(ctx, packages)
+	})
 	if err != nil {
 		return nil, nil, err
 	}

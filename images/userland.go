@@ -23,6 +23,7 @@ type Userland struct {
 // Userland reads packages, each set of them once.
 func (c *Cache) Userland(ctx context.Context, packages []debian.Package) (*Userland, error) {
 	return readOnce(c, c.userlands, packages, func() (*Userland, error) {
+		fmt.Fprintf(c.report, "reading %d packages\n", len(packages))
 		read, err := readPackages(ctx, packages)
 		if err != nil {
 			return nil, err

@@ -184,3 +184,40 @@ func TestASourcePackageIsFetchedOnceAndUnpacked(t *testing.T) {
 		t.Error("a suite of source packages has given a package")
 	}
 }
+
+// Of a host's sources the first archive of each kind counts, and of it the component main.
+func TestAHostsArchivesAreFound(t *testing.T) {
+	got := parseTargets([]byte("http://a/debian/ contrib\nhttp://b/debian/ main\nhttp://c/debian main\nhttp://d/debian-security/ main\nhttp://e/other/ main\n"))
+	if want := (Mirrors{"http://b/debian", "http://d/debian-security"}); got != want {
+		t.Errorf("got %v, want %v", got, want)
+	}
+}
+
+// A suite has no configuration but its own, but for how the host reaches archives; its
+// source list names both mirrors.
+func TestAHostsConfigurationDoesNotCount(t *testing.T) {
+	s := &Suite{name: "bookworm", dir: t.TempDir()}
+	m, err := Mirrors{"http://a/debian", "http://b/security"}.orHosts(t.Context())
+	if err != nil || m.Main != "http://a/debian" || m.Security != "http://b/security" {
+		t.Fatalf("%v, %v", m, err)
+	}
+	if err := s.configure(s.sources(m), "Acquire::http::Proxy \"http://proxy\";\n"); err != nil {
+		t.Fatal(err)
+	}
+	if err := os.MkdirAll(s.archives(), 0o755); err != nil {
+		t.Fatal(err)
+	}
+	out, err := s.apt(t.Context(), "apt-config", "dump", "Acquire::http::Proxy", "Dir::Etc::main", "Dir::Etc::parts", "APT::Default-Release")
+	if want := "Acquire::http::Proxy \"http://proxy\";\nDir::Etc::main \"/dev/null\";\nDir::Etc::parts \"/dev/null\";\n"; err != nil || string(out) != want {
+		t.Errorf("apt's configuration is %q, %v; want %q", out, err, want)
+	}
+	list, err := os.ReadFile(filepath.Join(s.dir, "sources.list"))
+	if err != nil {
+		t.Fatal(err)
+	}
+	for _, want := range []string{"] http://a/debian bookworm main\n", "] http://a/debian bookworm-updates main\n", "] http://b/security bookworm-security main\n"} {
+		if !strings.Contains(string(list), want) {
+			t.Errorf("no line %q in\n%s", want, list)
+		}
+	}
+}

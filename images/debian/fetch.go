@@ -30,7 +30,7 @@ type Package struct {
 // Fetch gets the packages names, and with closure all that they depend on, and
 // returns them in the order of their names.
 func (s *Suite) Fetch(ctx context.Context, closure bool, names ...string) ([]Package, error) {
-	unlock, err := lock(ctx, filepath.Join(s.dir, "lock"))
+	unlock, err := s.lock(ctx)
 	if err != nil {
 		return nil, err
 	}
@@ -185,6 +185,11 @@ func (s *Suite) progress(files []file, total int64) (stop func()) {
 // Depends lists what the newest version of a package depends on, names only; of
 // alternatives the first.
 func (s *Suite) Depends(ctx context.Context, name string) ([]string, error) {
+	unlock, err := s.lock(ctx) // not while another process gets a new index
+	if err != nil {
+		return nil, err
+	}
+	defer unlock()
 	out, err := s.apt(ctx, "apt-cache", "show", "--no-all-versions", name)
 	if err != nil {
 		return nil, err

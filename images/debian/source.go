@@ -25,7 +25,7 @@ func (s *Suite) FetchSource(ctx context.Context, name string) (Source, error) {
 	if !s.source {
 		return Source{}, fmt.Errorf("source package %s: %s is open for its other packages", name, s.name)
 	}
-	unlock, err := lock(ctx, filepath.Join(s.dir, "lock"))
+	unlock, err := s.lock(ctx)
 	if err != nil {
 		return Source{}, err
 	}

@@ -5,6 +5,7 @@ package debian
 import (
 	"bufio"
 	"bytes"
+	"cmp"
 	"context"
 	"errors"
 	"fmt"
@@ -33,16 +34,24 @@ type Suite struct {
 // Options say where a suite comes from and goes to.
 type Options struct {
 	Cache  string    // a directory, made if it is not there; processes may share it
-	Mirror string    // URI of the archive; empty: the one that the host's apt uses
 	Source bool      // the suite's source packages, with an index of their own
 	Report io.Writer // progress, line by line; nil: nowhere
+	Mirrors
 }
+
+// Mirrors are the URIs of Debian's archive and of its security updates. One that is
+// empty is the one that the host's apt uses; if that has no security updates, theirs
+// is Debian's own.
+type Mirrors struct{ Main, Security string }
+
+// officialSecurity is where Debian has its security updates.
+const officialSecurity = "http://security.debian.org/debian-security"
 
 // Open makes the suite name ("bookworm", "sid") ready for use, and gets its
 // index if there is none or if it is older than half a day. With an old index
 // and no network it goes on and says so.
 func Open(ctx context.Context, name string, o Options) (_ *Suite, err error) {
-	tools := []string{"apt-get", "apt-cache", "dpkg-deb"}
+	tools := []string{"apt-get", "apt-cache", "apt-config", "dpkg-deb"}
 	if o.Source {
 		tools = append(tools, "dpkg-source") // of dpkg-dev, as build-essential needs it
 	}
@@ -63,30 +72,27 @@ func Open(ctx context.Context, name string, o Options) (_ *Suite, err error) {
 			return nil, err
 		}
 	}
-	unlock, err := lock(ctx, filepath.Join(s.dir, "lock"))
+	unlock, err := s.lock(ctx)
 	if err != nil {
 		return nil, err
 	}
 	defer unlock()
-	sources, err := s.sources(ctx, o.Mirror)
+	mirrors, err := o.Mirrors.orHosts(ctx)
 	if err != nil {
 		return nil, err
 	}
-	if err := s.configure(sources); err != nil {
+	network, err := hostNetwork(ctx)
+	if err != nil {
+		return nil, err
+	}
+	if err := s.configure(s.sources(mirrors), network); err != nil {
 		return nil, err
 	}
 	return s, s.update(ctx)
 }
 
 // sources is the suite's source list.
-func (s *Suite) sources(ctx context.Context, mirror string) (string, error) {
-	main, security := mirror, ""
-	if mirror == "" {
-		var err error
-		if main, security, err = hostMirrors(ctx); err != nil {
-			return "", err
-		}
-	}
+func (s *Suite) sources(m Mirrors) string {
 	// An unpacked index is all that is wanted: no translations, no icons.
 	kind := "deb [arch=amd64 target=Packages"
 	if s.source {
@@ -96,14 +102,12 @@ func (s *Suite) sources(ctx context.Context, mirror string) (string, error) {
 	line := func(uri, suite string) {
 		fmt.Fprintf(&b, "%s%s] %s %s main\n", kind, signedBy(), uri, suite)
 	}
-	line(main, s.name)
+	line(m.Main, s.name)
 	if s.name != "sid" && s.name != "unstable" {
-		line(main, s.name+"-updates")
-		if security != "" {
-			line(security, s.name+"-security")
-		}
+		line(m.Main, s.name+"-updates")
+		line(m.Security, s.name+"-security")
 	}
-	return b.String(), nil
+	return b.String()
 }
 
 // keyring is where the package debian-archive-keyring has the archive's keys.
@@ -116,39 +120,75 @@ func signedBy() string {
 	return " signed-by=" + keyring
 }
 
-// hostMirrors are the archives that the host's apt is configured for: of the
-// suites, and of their security updates if there is one.
-func hostMirrors(ctx context.Context) (main, security string, err error) {
-	c := exec.CommandContext(ctx, "apt-get", "indextargets", "--format", "$(REPO_URI) $(RELEASE) $(COMPONENT)", "Created-By: Packages")
-	c.Env = environment("")
-	out, err := c.Output()
-	if err != nil {
-		return "", "", command("apt-get indextargets", err)
+// orHosts is m with what it lacks taken from the host's apt.
+func (m Mirrors) orHosts(ctx context.Context) (Mirrors, error) {
+	if m.Main != "" && m.Security != "" {
+		return m, nil
 	}
+	// What says that it is Debian's is; where apt does not know yet, the URI has to do.
+	for _, only := range [][]string{{"Origin: Debian"}, nil} {
+		out, err := hostApt(ctx, slices.Concat([]string{"apt-get", "indextargets", "--format", "$(REPO_URI) $(COMPONENT)", "Created-By: Packages"}, only)...)
+		if err != nil {
+			return Mirrors{}, err
+		}
+		host := parseTargets(out)
+		m.Main, m.Security = cmp.Or(m.Main, host.Main), cmp.Or(m.Security, host.Security)
+	}
+	if m.Main == "" {
+		return Mirrors{}, errors.New("this host's apt has no Debian archive (a URI that ends in /debian) among its sources: name one by --mirror")
+	}
+	m.Security = cmp.Or(m.Security, officialSecurity)
+	return m, nil
+}
+
+// parseTargets is the first archive of each kind in lines of "URI COMPONENT".
+func parseTargets(out []byte) (m Mirrors) {
 	for line := range strings.Lines(string(out)) {
 		f := strings.Fields(line)
-		if len(f) != 3 || f[2] != "main" {
+		if len(f) != 2 || f[1] != "main" {
 			continue
 		}
 		uri := strings.TrimSuffix(f[0], "/")
 		switch {
-		case strings.HasSuffix(uri, "/debian-security") && security == "":
-			security = uri
-		case strings.HasSuffix(uri, "/debian") && main == "":
-			main = uri
+		case strings.HasSuffix(uri, "/debian-security") && m.Security == "":
+			m.Security = uri
+		case strings.HasSuffix(uri, "/debian") && m.Main == "":
+			m.Main = uri
 		}
 	}
-	if main == "" {
-		return "", "", errors.New("this host's apt has no Debian archive (a URI that ends in /debian) among its sources: name one by --mirror")
-	}
-	return main, security, nil
+	return m
 }
 
-// configure writes apt's configuration. The package status is empty: nothing
-// counts as installed.
-func (s *Suite) configure(sources string) error {
+// hostNetwork is what the host's apt is told of how to reach archives, and of how old
+// their indices may be: apt.conf(5), in that form.
+func hostNetwork(ctx context.Context) (string, error) {
+	out, err := hostApt(ctx, "apt-config", "dump", "Acquire::http", "Acquire::https",
+		"Acquire::ForceIPv4", "Acquire::ForceIPv6", "Acquire::Check-Date", "Acquire::Check-Valid-Until")
+	return string(out), err
+}
+
+// hostApt runs one of apt's commands with the host's own configuration.
+func hostApt(ctx context.Context, args ...string) ([]byte, error) {
+	c := exec.CommandContext(ctx, args[0], args[1:]...)
+	c.Env = environment("")
+	out, err := c.Output()
+	if ctx.Err() != nil {
+		return nil, context.Cause(ctx)
+	}
+	if err != nil {
+		return nil, command(args[0]+" "+args[1], err)
+	}
+	return out, nil
+}
+
+// configure writes apt's configuration, which is the only one: a host's pinning, its
+// hooks, and its leave to do without signatures do not count here. The package status
+// is empty: nothing counts as installed.
+func (s *Suite) configure(sources, network string) error {
 	path := func(p string) string { return filepath.Join(s.dir, p) }
-	conf := fmt.Sprintf(`Dir::State %q;
+	conf := network + fmt.Sprintf(`Dir::Etc::main "/dev/null";
+Dir::Etc::parts "/dev/null";
+Dir::State %q;
 Dir::State::status %q;
 Dir::Cache %q;
 Dir::Etc::sourcelist %q;
@@ -210,10 +250,7 @@ func (s *Suite) apt(ctx context.Context, args ...string) ([]byte, error) {
 // aptIn is apt with dir as its current directory, where `apt-get download` puts
 // files.
 func (s *Suite) aptIn(ctx context.Context, dir string, args ...string) ([]byte, error) {
-	// The host's configuration comes after that of the environment, and in containers it
-	// often has apt do without its cache: then each command takes a second.
-	options := []string{"-o", "Dir::Cache::pkgcache=pkgcache.bin"}
-	c := exec.CommandContext(ctx, args[0], slices.Concat(options, args[1:])...)
+	c := exec.CommandContext(ctx, args[0], args[1:]...)
 	c.Env = environment(filepath.Join(s.dir, "apt.conf"))
 	c.Dir = dir
 	var stderr bytes.Buffer

@@ -128,9 +128,14 @@ func baseInitrd(ctx context.Context, c *images.Cache, k *images.Kernel, packages
 		return nil, err
 	}
 	for _, name := range wantedModules {
-		if more, err := k.Modules(name); err == nil {
-			modules = append(modules, more...)
+		if !k.HasModule(name) {
+			continue
 		}
+		more, err := k.Modules(name)
+		if err != nil {
+			return nil, err
+		}
+		modules = append(modules, more...)
 	}
 	var order strings.Builder
 	for _, m := range modules {

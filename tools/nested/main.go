@@ -3,16 +3,14 @@
 package main
 
 import (
-	"context"
 	"errors"
 	"fmt"
 	"os"
-	"os/signal"
 	"strings"
-	"syscall"
 	"time"
 
 	"github.com/spf13/cobra"
+	"github.com/spf13/pflag"
 
 	"github.com/uringpv/uringpv/images"
 )
@@ -22,25 +20,21 @@ const (
 	exitUsage   = 2
 	exitTimeout = 124 // as timeout(1) has it
 	exitMachine = 125 // the machine failed, not the program
+	exitSignal  = 128 // and the signal's number
 )
 
 func main() {
 	if os.Getpid() == 1 {
 		runInit()
 	}
-	ctx, stop := signal.NotifyContext(context.Background(), os.Interrupt, syscall.SIGTERM)
-	defer stop()
+	ctx, stdout, stop := interruptible(os.Stdout)
 	code := 0
 	root := newRootCommand(&code)
+	root.SetOut(stdout)
+	root.SetErr(os.Stderr)
 	if err := root.ExecuteContext(ctx); err != nil {
 		fmt.Fprintf(os.Stderr, "nested: %v\n", err)
-		var m *machineError
-		switch {
-		case errors.As(err, &m):
-			code = m.code
-		case code == 0:
-			code = exitUsage
-		}
+		code = exitStatus(ctx, err)
 	}
 	stop()
 	os.Exit(code)
@@ -62,8 +56,8 @@ func newRootCommand(code *int) *cobra.Command {
 		Long: `nested runs a static program in a machine that QEMU emulates, without /dev/kvm
 and without root. The machine's CPU has AMD-V, so that kvm-amd works in it.
 
-Exit status: the program's own; 128 and the signal's number if a signal ended it;
-124 after --timeout; 125 if the machine failed.`,
+Exit status: the program's own; 128 and the signal's number if a signal ended it, or
+nested; 124 after --timeout; 125 if the machine failed; 2 wrong usage.`,
 		SilenceErrors: true,
 		SilenceUsage:  true,
 	}
@@ -72,15 +66,17 @@ Exit status: the program's own; 128 and the signal's number if a signal ended it
 }
 
 func newPrepareCommand() *cobra.Command {
-	var kernel, cache, mirror string
+	var kernel string
+	var cache images.CacheOptions
 	cmd := &cobra.Command{
 		Use:   "prepare",
 		Short: "Make the machine and print its directory",
 		Args:  cobra.NoArgs,
 		RunE: func(cmd *cobra.Command, _ []string) error {
-			c, err := images.OpenCache(images.CacheOptions{Dir: cache, Mirror: mirror, Report: cmd.ErrOrStderr()})
+			cache.Report = cmd.ErrOrStderr()
+			c, err := images.OpenCache(cache)
 			if err != nil {
-				return err
+				return &machineError{exitMachine, err}
 			}
 			dir, err := prepare(cmd.Context(), c, kernel)
 			if err != nil {
@@ -92,9 +88,15 @@ func newPrepareCommand() *cobra.Command {
 	}
 	f := cmd.Flags()
 	f.StringVar(&kernel, "kernel", "6.12", "the machine's own kernel: 6.1, 6.12 or newest")
-	f.StringVar(&cache, "cache", "", "directory of downloads (default uringpv in the user's cache directory)")
-	f.StringVar(&mirror, "mirror", "", "URI of Debian's archive (default: the one that apt uses)")
+	cacheFlags(f, &cache)
 	return cmd
+}
+
+// cacheFlags are the flags that say where Debian's packages come from and go to.
+func cacheFlags(f *pflag.FlagSet, o *images.CacheOptions) {
+	f.StringVar(&o.Dir, "cache", os.Getenv("URINGPV_TEST_CACHE"), "directory of downloads (default $URINGPV_TEST_CACHE, or uringpv in the user's cache directory)")
+	f.StringVar(&o.Mirrors.Main, "mirror", "", "URI of Debian's archive (default: the one that apt uses)")
+	f.StringVar(&o.Mirrors.Security, "security-mirror", "", "URI of its security updates (default: the one that apt uses, or Debian's own)")
 }
 
 func newQEMUCommand() *cobra.Command {
@@ -118,7 +120,7 @@ func newQEMUCommand() *cobra.Command {
 }
 
 func newRunCommand(code *int) *cobra.Command {
-	r := &run{stdout: os.Stdout, stderr: os.Stderr}
+	r := &run{}
 	cmd := &cobra.Command{
 		Use:   "run --machine DIR [flags] -- PROGRAM [ARGS...]",
 		Short: "Boot the machine and run a program in it",
@@ -129,9 +131,13 @@ stdout, its exit status is the command's.
 Environment variables that begin with REQUIRE_ or URINGPV_ are passed on.`,
 		Args: cobra.MinimumNArgs(1),
 		RunE: func(cmd *cobra.Command, args []string) error {
+			r.stdout, r.stderr = cmd.OutOrStdout(), cmd.ErrOrStderr()
 			status, err := r.run(cmd.Context(), args)
 			if err != nil {
-				return err
+				if _, ok := errors.AsType[*machineError](err); ok {
+					return err
+				}
+				return &machineError{exitMachine, err}
 			}
 			*code = status
 			return nil

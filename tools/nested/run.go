@@ -21,6 +21,8 @@ import (
 	"syscall"
 	"time"
 
+	"golang.org/x/sys/unix"
+
 	"github.com/uringpv/uringpv/images"
 )
 
@@ -135,8 +137,10 @@ func (r *run) boot(ctx context.Context, m machine, qemu []string, log string) (i
 	}
 	status := &tail{}
 	ends := []io.Writer{console, status} // ttyS0 and ttyS2
+	restore := func() {}
 	if r.tty {
 		cmd.Stdin, cmd.Stdout = os.Stdin, os.Stdout
+		restore = terminalState(os.Stdin)
 	} else {
 		ends = append(ends, r.stdout) // ttyS1
 	}
@@ -177,6 +181,7 @@ func (r *run) boot(ctx context.Context, m machine, qemu []string, log string) (i
 	}
 	if err == nil {
 		err = cmd.Wait()
+		restore() // QEMU does that, if it is not killed
 	}
 	copies.Wait()
 	if code, ok := parseStatus(status.String()); ok {
@@ -188,8 +193,7 @@ func (r *run) boot(ctx context.Context, m machine, qemu []string, log string) (i
 		fail.code = exitTimeout
 		fail.err = fmt.Errorf("the machine (kernel %s) has not ended within %s; its console:\n%s", m.Series, r.timeout, console)
 	case ctx.Err() != nil:
-		fail.code = 130
-		fail.err = errors.New("interrupted")
+		fail.err = context.Cause(ctx)
 	case err == nil && lastLines(log, 1) == "Triple fault\n" && !troubled(console.String()):
 		fail.err = fmt.Errorf("%w: a triple fault (kernel %s); its console:\n%s", errReset, m.Series, console)
 	case err == nil && firstTrouble(console.String(), staleInt3):
@@ -212,6 +216,15 @@ func pulsate(beat *os.File) {
 			return
 		}
 	}
+}
+
+// terminalState remembers what f, which may be a terminal, is set to.
+func terminalState(f *os.File) (restore func()) {
+	saved, err := unix.IoctlGetTermios(int(f.Fd()), unix.TCGETS)
+	if err != nil {
+		return func() {} // no terminal
+	}
+	return func() { _ = unix.IoctlSetTermios(int(f.Fd()), unix.TCSETS, saved) }
 }
 
 // lastLines is the end of a file.
@@ -353,8 +366,12 @@ func addPackage(payload *images.Tree) error {
 	return nil
 }
 
-// addTree adds a file, or a directory with all that is in it.
+// addTree adds a file, or a directory with all that is in it; of links what they lead to.
 func addTree(payload *images.Tree, host, guest string) error {
+	host, err := filepath.EvalSymlinks(host)
+	if err != nil {
+		return err
+	}
 	return filepath.WalkDir(host, func(path string, d fs.DirEntry, err error) error {
 		if err != nil {
 			return err
@@ -364,10 +381,12 @@ func addTree(payload *images.Tree, host, guest string) error {
 			return err
 		}
 		name := filepath.Join(guest, rel)
-		info, err := os.Stat(path) // what a link leads to
+		info, err := os.Stat(path)
 		switch {
 		case err != nil:
 			return err
+		case info.IsDir() && !d.IsDir():
+			return fmt.Errorf("%s is a link to a directory: put that directory itself", path)
 		case info.IsDir():
 			payload.Dir(name)
 		case info.Mode().IsRegular():

@@ -10,6 +10,7 @@ import (
 	"os"
 	"path/filepath"
 	"strings"
+	"syscall"
 	"testing"
 	"time"
 
@@ -157,8 +158,25 @@ func TestWhatAKernelSaysFirstIsItsTrouble(t *testing.T) {
 
 func TestAnInterruptEndsTheMachine(t *testing.T) {
 	t.Parallel()
-	ctx, cancel := context.WithTimeout(t.Context(), 3*time.Second)
+	ctx, cancel := context.WithTimeoutCause(t.Context(), 3*time.Second, &interruptError{syscall.SIGTERM})
 	defer cancel()
 	_, _, err := boot(t, ctx, run{timeout: time.Minute}, "hang")
-	failsWith(t, err, 130, "interrupted")
+	if status := exitStatus(ctx, err); err == nil || status != 128+15 {
+		t.Errorf("%v, exit status %d; want 143", err, status)
+	}
+}
+
+func TestLinksToDirectoriesAreNotPutEmpty(t *testing.T) {
+	dir := t.TempDir()
+	at := func(name string) string { return filepath.Join(dir, name) }
+	if err := errors.Join(os.Mkdir(at("real"), 0o755), os.WriteFile(at("real/file"), []byte("x"), 0o644), os.Symlink("real", at("link"))); err != nil {
+		t.Fatal(err)
+	}
+	tree := images.NewTree()
+	if err := addTree(tree, at("link"), "/to"); err != nil || !tree.Has("to/file") {
+		t.Errorf("a link to a directory: %v, file is there: %t", err, tree.Has("to/file"))
+	}
+	if err := addTree(tree, dir, "/all"); err == nil || !strings.Contains(err.Error(), at("link")) {
+		t.Errorf("a directory with such a link: %v", err)
+	}
 }

@@ -65,7 +65,8 @@ by their checksums and kept in a cache. The same packages give the same bytes.`,
 	f.BoolVar(&o.noFio, "no-fio", false, "leave fio out: 85 MB less in the initramfs")
 	f.BoolVar(&o.build.XFS, "xfs", false, "put xfs' tools into the initramfs")
 	f.StringVar(&o.cache.Dir, "cache", "", "directory that keeps what was downloaded and built (default: uringpv in the user's cache directory)")
-	f.StringVar(&o.cache.Mirror, "mirror", "", "URI of Debian's archive (default: what this host's apt uses)")
+	f.StringVar(&o.cache.Mirrors.Main, "mirror", "", "URI of Debian's archive (default: what this host's apt uses)")
+	f.StringVar(&o.cache.Mirrors.Security, "security-mirror", "", "URI of its security updates (default: what this host's apt uses, or Debian's own)")
 	f.BoolVarP(&o.quiet, "quiet", "q", false, "report no progress")
 	return cmd
 }
@@ -92,7 +93,7 @@ func (o *imageOptions) run(cmd *cobra.Command) error {
 		if _, ok := errors.AsType[*images.TooSmallError](err); ok {
 			return usagef("--root-size %v: %v", o.root, err)
 		}
-		return err
+		return endedBy(cmd.Context(), err)
 	}
 	at := func(name string) string { return filepath.Join(o.out, name) }
 	line := fmt.Sprintf("uringpv run --kernel %s --initrd %s", at(images.KernelFile), at(images.InitramfsFile))

@@ -98,7 +98,9 @@ func TestLinuxWithMoreThan4GiB(t *testing.T) {
 	})
 }
 
-// The Debian root disk that image build makes, to its login prompt and back.
+// The Debian root disk that image build makes, to its login prompt and back: as the
+// second disk, behind one that has nothing to do with it and stays as it is, and as the
+// first, to be checked before it is used.
 func TestLinuxRootDiskToALogin(t *testing.T) {
 	eachKernel(t, diskBackends(t), []int{1, 4}, func(t *testing.T, r linuxRun) {
 		roots := os.Getenv("URINGPV_TEST_ROOTS")
@@ -107,14 +109,32 @@ func TestLinuxRootDiskToALogin(t *testing.T) {
 		}
 		disk := image(t, 1)
 		copySparse(t, disk, filepath.Join(roots, "root-"+r.guest.name+".img"))
-		r.disks = []string{disk}
-		r.args = []string{"--root", "disk0"}
+		info, err := os.Stat(disk)
+		if err != nil {
+			t.Fatal(err)
+		}
+		other := image(t, info.Size())
+		r.disks, r.args = []string{other, disk}, []string{"--root", "disk1"}
+		at := "/dev/upv1"
+		if r.cpus > 1 {
+			r.disks, r.args = r.disks[1:], []string{"--root", "disk0"}
+			at = "/dev/upv0"
+			// EXT2_ERROR_FS: a kernel has found an error in it.
+			if out, err := exec.Command("debugfs", "-w", "-R", "set_super_value state 2", disk).CombinedOutput(); err != nil {
+				t.Fatalf("debugfs: %v\n%s", err, out)
+			}
+		}
 		s := r.startSession(t)
+		if r.cpus > 1 {
+			s.expect("root contains a file system with errors, check forced")
+		} else {
+			s.expect("root: clean, ")
+		}
 		s.expect("debian login: ")
 		s.send("root")
 		s.expect("# ")
 		s.send("echo root is $(findmnt -n -o SOURCE,FSTYPE,OPTIONS /); cat /etc/debian_version; echo kept >/kept")
-		s.expect("root is /dev/upv0 ext4 rw")
+		s.expect("root is " + at + " ext4 rw")
 		s.expect("# ")
 		// A module that needs others, and the driver, which the initramfs has loaded.
 		s.send("modprobe dm-snapshot; echo there are $(lsmod | grep -c '^dm_snapshot\\|^dm_bufio\\|^dm_mod'); echo of $(modinfo -n uringpv); modprobe uringpv && echo loaded $?")
@@ -126,6 +146,9 @@ func TestLinuxRootDiskToALogin(t *testing.T) {
 		s.send("poweroff")
 		if status, console := s.end(); status != 0 {
 			t.Errorf("exit status %d\n%s", status, console)
+		}
+		if used := allocated(t, other); used != 0 {
+			t.Errorf("the other disk has %d bytes", used)
 		}
 		fsckOnHost(t, disk)
 		if out, err := exec.Command("debugfs", "-R", "cat /kept", disk).Output(); err != nil || string(out) != "kept\n" {
