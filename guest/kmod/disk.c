@@ -22,7 +22,7 @@ static blk_status_t upv_queue_rq(struct blk_mq_hw_ctx *hctx, const struct blk_mq
 	if (READ_ONCE(d->dev->dead))
 		return BLK_STS_IOERR;
 	if (!(rq->rq_flags & RQF_DONTPREP)) {
-		p->tries = 0;
+		p->since = 0;
 		p->resets = 0;
 		rq->rq_flags |= RQF_DONTPREP;
 	}
@@ -57,8 +57,8 @@ static void upv_commit_rqs(struct blk_mq_hw_ctx *hctx)
 	upv_ring_notify(hctx->driver_data);
 }
 
-/* Binary logarithm of the milliseconds until a request is tried again, at most. */
-#define UPV_LONGEST_WAIT 10
+/* Milliseconds until a request is tried again that the host has refused for now. */
+#define UPV_LATER 10
 
 static void upv_complete_rq(struct request *rq)
 {
@@ -66,8 +66,8 @@ static void upv_complete_rq(struct request *rq)
 
 	if (!p->status && p->again) {
 		blk_mq_requeue_request(rq, p->again == UPV_AGAIN_NOW);
-		if (p->again == UPV_AGAIN_LATER) /* all tries together take some seconds */
-			blk_mq_delay_kick_requeue_list(rq->q, 1 << min_t(u8, p->tries, UPV_LONGEST_WAIT));
+		if (p->again == UPV_AGAIN_LATER)
+			blk_mq_delay_kick_requeue_list(rq->q, UPV_LATER);
 		return;
 	}
 	rq->rq_flags &= ~RQF_DONTPREP;

@@ -34,7 +34,7 @@ struct upv_rq {
 	unsigned int left;     /* SQEs without a CQE */
 	blk_status_t status;   /* the first failure */
 	u8 again;              /* to be queued once more, as a whole: UPV_AGAIN_* */
-	u8 tries;              /* how often it was, or a part of it */
+	unsigned long since;   /* jiffies when the host first refused it for now, never 0; 0: it has not */
 	u8 resets;             /* timeouts of this request that led to a reset */
 	u8 patience;           /* timeouts that it may have without one */
 	u8 waits;              /* timeouts at which the ring was going on */
@@ -111,7 +111,7 @@ struct upv_dev {
 
 	struct mutex reset_lock; /* one start or stop of the rings at a time */
 	bool held, stopped, dead; /* under reset_lock; stopped: there are no rings, for now or for good */
-	unsigned int starts; /* tries to make the rings that have failed, under reset_lock */
+	unsigned long since; /* jiffies when rings could first not be made, never 0; 0: they could. Under reset_lock */
 	bool off; /* no new rings: the machine is going down */
 	bool lent; /* the host may have memory of ours; under admin_lock */
 	bool have_irqs;

@@ -128,8 +128,8 @@ static void upv_release(struct upv_dev *dev)
 	upv_disks_release(dev);
 }
 
-/* How often to try to make the rings anew, UPV_STUCK_WAIT apart: the host may be short of something. */
-#define UPV_STARTS 12
+/* For how long to try to make the rings anew, UPV_STUCK_WAIT apart: the host may be short of something. */
+#define UPV_STARTS (60 * HZ)
 
 /*
  * New rings after a RESET, and the end of upv_hold. If there can be none yet, another
@@ -139,11 +139,13 @@ static int upv_go_on(struct upv_dev *dev)
 {
 	int ret = upv_rings_start(dev);
 
-	if (ret && dev->starts++ < UPV_STARTS && !upv_gone(dev)) {
+	if (ret && !dev->since)
+		dev->since = jiffies ?: 1;
+	if (ret && !time_after(jiffies, dev->since + UPV_STARTS) && !upv_gone(dev)) {
 		upv_reset_soon(dev, UPV_STUCK_WAIT);
 		return 0;
 	}
-	dev->starts = 0;
+	dev->since = 0;
 	if (ret)
 		upv_die(dev, ret);
 	else

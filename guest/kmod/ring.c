@@ -11,8 +11,8 @@
 
 #include "driver.h"
 
-/* How often a request may be started again before it fails. */
-#define UPV_TRIES 16
+/* For how long a request is started again that the host refuses for now. */
+#define UPV_TRIES (10 * HZ)
 
 /* SQEs of a ring. Requests use half of them at once: the other half covers for a late sq.head (section 4). */
 static u32 upv_ring_entries(struct upv_dev *dev)
@@ -239,8 +239,8 @@ bool upv_ring_goes_on(struct upv_ring *ring, struct request *rq)
 	} else if (p->patience) {
 		p->patience--;
 		goes_on = true;
-	} else {
-		p->resets++;
+	} else if (!READ_ONCE(ring->dev->held)) { /* else one is under way */
+		p->resets = min(p->resets + 1, UPV_DOUBLINGS);
 	}
 	goes_on &= ring->live;
 	p->seen = ring->completed;
@@ -392,7 +392,7 @@ blk_status_t upv_ring_submit(struct upv_ring *ring, struct request *rq, bool las
 	p->again = 0;
 	p->seen = ring->completed;
 	p->waits = 0;
-	p->patience = (1 << min_t(u8, p->resets, UPV_DOUBLINGS)) - 1;
+	p->patience = (1 << p->resets) - 1;
 	p->rung = false;
 	switch (req_op(rq)) {
 	case REQ_OP_FLUSH:
@@ -434,15 +434,17 @@ static bool upv_result(struct upv_ring *ring, u32 i, struct request *rq, s32 res
 		return false;
 	}
 	if (res == -EINTR || res == -EAGAIN || res == -ENOMEM || res == -ECANCELED || (rw && res > 0 && res < sqe->len)) {
-		if (res < 0 && ++p->tries > UPV_TRIES) {
+		if (res < 0 && !p->since) {
+			p->since = jiffies ?: 1;
+		} else if (res < 0 && time_after(jiffies, p->since + UPV_TRIES)) {
 			p->status = p->status ?: BLK_STS_IOERR;
 			return false;
 		}
-		if (res == -EAGAIN || res == -ENOMEM) {
+		if (res < 0 && res != -EINTR) {
 			p->again = UPV_AGAIN_LATER;
 			return false;
 		}
-		if (res == -ECANCELED || p->status || upv_room(ring) < 1) {
+		if (p->status || upv_room(ring) < 1) {
 			p->again = p->again ?: UPV_AGAIN_NOW;
 			return false;
 		}

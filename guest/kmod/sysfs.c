@@ -96,7 +96,9 @@ static ssize_t reset_store(struct device *device, struct device_attribute *attr,
 
 	upv_reset_soon(dev, 0);
 	flush_delayed_work(&dev->reset_work);
-	return READ_ONCE(dev->dead) ? -EIO : len;
+	if (READ_ONCE(dev->dead))
+		return -EIO;
+	return READ_ONCE(dev->held) ? -EAGAIN : len; /* -EAGAIN: it goes on by itself */
 }
 static DEVICE_ATTR_WO(reset);
 
