@@ -9,10 +9,12 @@ import (
 	"errors"
 	"fmt"
 	"io"
+	"io/fs"
 	"os"
 	"path/filepath"
 	"slices"
 	"strings"
+	"time"
 )
 
 // Names of the files that Build makes.
@@ -108,7 +110,11 @@ func (c *Cache) BuildRoot(ctx context.Context, path string, size int64, kernelNa
 // replace has fill make the file path under another name, and puts it there when
 // it is whole. It returns the file's SHA-256.
 func replace(ctx context.Context, path string, fill func(path string) error) (sum string, err error) {
-	f, err := os.CreateTemp(filepath.Dir(path), filepath.Base(path)+".part-*") // others may make the same
+	parts := path + ".part-*" // others may make the same
+	if err := removeOld(parts); err != nil {
+		return "", err
+	}
+	f, err := os.CreateTemp(filepath.Dir(path), filepath.Base(parts))
 	if err != nil {
 		return "", err
 	}
@@ -135,6 +141,23 @@ func replace(ctx context.Context, path string, fill func(path string) error) (su
 		return "", err
 	}
 	return hex.EncodeToString(h.Sum(nil)), os.Rename(part, path)
+}
+
+// removeOld removes the files that match pattern and have been left for so long as what
+// was begun, as by a build that was killed.
+func removeOld(pattern string) error {
+	left, err := filepath.Glob(pattern)
+	if err != nil {
+		return err
+	}
+	for _, path := range left {
+		if isOlder(path, partLife, time.Now()) {
+			if err := os.Remove(path); err != nil && !errors.Is(err, fs.ErrNotExist) {
+				return err
+			}
+		}
+	}
+	return nil
 }
 
 // writeFile has write fill the file path.

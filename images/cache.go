@@ -9,6 +9,7 @@ import (
 	"errors"
 	"fmt"
 	"io"
+	"io/fs"
 	"os"
 	"path/filepath"
 	"strings"
@@ -144,11 +145,14 @@ func readOnce[T any](c *Cache, kept map[string]*T, packages []debian.Package, re
 func (c *Cache) Made(ctx context.Context, name, inputs string, build func(dir string) error) (string, error) {
 	sum := sha256.Sum256([]byte(inputs))
 	dir := filepath.Join(c.dir, "made", name+"-"+hex.EncodeToString(sum[:8]))
-	if _, err := os.Stat(dir); err == nil {
-		return dir, used(dir)
-	}
 	if err := os.MkdirAll(filepath.Dir(dir), 0o755); err != nil {
 		return "", err
+	}
+	if err := used(dir); err != nil { // first: who is about to remove it looks at that
+		return "", err
+	}
+	if _, err := os.Stat(dir); err == nil {
+		return dir, nil
 	}
 	if err := sweep(filepath.Dir(dir), time.Now()); err != nil {
 		fmt.Fprintf(c.report, "what is old in the cache stays: %v\n", err)
@@ -173,11 +177,11 @@ func (c *Cache) Made(ctx context.Context, name, inputs string, build func(dir st
 	}
 	if err := os.Rename(part, dir); err != nil {
 		if _, there := os.Stat(dir); there == nil {
-			return dir, used(dir) // another process was faster
+			return dir, nil // another process was faster
 		}
 		return "", err
 	}
-	return dir, used(dir)
+	return dir, nil
 }
 
 // How long what nobody uses stays: directories that were begun and left, as by a build
@@ -192,39 +196,50 @@ const (
 	usedSuffix = ".used" // of the file whose time is when a directory was used last: its own is its content's
 )
 
-// used notes that the directory of made things dir is used now.
+// used notes that the directory of made things dir is used now, or will be.
 func used(dir string) error {
 	return os.WriteFile(dir+usedSuffix, nil, 0o644)
 }
 
-// sweep removes from dir what has not been used for so long at the time now.
+// isOlder says whether the file path is there and has been left for more than life at
+// the time now.
+func isOlder(path string, life time.Duration, now time.Time) bool {
+	info, err := os.Stat(path)
+	return err == nil && now.Sub(info.ModTime()) > life
+}
+
+// sweep removes from dir what has not been used for so long at the time now. Another
+// process may do the same.
 func sweep(dir string, now time.Time) error {
 	entries, err := os.ReadDir(dir)
 	if err != nil {
 		return err
 	}
-	old := func(path string, life time.Duration) bool {
-		info, err := os.Stat(path)
-		return err == nil && now.Sub(info.ModTime()) > life // else another process may have removed it
-	}
 	for _, e := range entries {
 		path := filepath.Join(dir, e.Name())
-		if strings.HasPrefix(e.Name(), partPrefix) {
-			if !old(path, partLife) {
-				continue
+		switch mark := path + usedSuffix; {
+		case strings.HasPrefix(e.Name(), partPrefix):
+			if isOlder(path, partLife, now) {
+				err = os.RemoveAll(path)
 			}
-		} else {
+		case !e.IsDir():
 			made, ok := strings.CutSuffix(path, usedSuffix)
-			if !ok || !old(path, madeLife) {
-				continue
+			if _, e := os.Stat(made); ok && errors.Is(e, fs.ErrNotExist) && isOlder(path, madeLife, now) {
+				err = os.Remove(path) // it was never made
 			}
+		case isOlder(mark, madeLife, now):
 			// The whole of it goes at once: nobody finds a part.
-			path = filepath.Join(dir, partPrefix+filepath.Base(made))
-			if err := errors.Join(os.Rename(made, path), os.Remove(made+usedSuffix)); err != nil {
-				return err
+			part, e := os.MkdirTemp(dir, partPrefix)
+			if e == nil {
+				e = os.Rename(path, filepath.Join(part, filepath.Base(path)))
+			}
+			err = errors.Join(e, os.Remove(mark), os.RemoveAll(part))
+		default:
+			if _, e := os.Stat(mark); errors.Is(e, fs.ErrNotExist) {
+				err = used(path) // from here on it is known
 			}
 		}
-		if err := os.RemoveAll(path); err != nil {
+		if err != nil && !errors.Is(err, fs.ErrNotExist) {
 			return err
 		}
 	}

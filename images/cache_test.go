@@ -7,6 +7,7 @@ import (
 	"os"
 	"path/filepath"
 	"slices"
+	"strings"
 	"testing"
 	"time"
 )
@@ -45,9 +46,15 @@ func TestWhatIsMadeStaysWhileItIsUsed(t *testing.T) {
 	if get("a"); builds != 2 {
 		t.Errorf("%d builds of two", builds)
 	}
-	if _, err := c.Made(t.Context(), "bad", "", func(string) error { return errors.New("bad") }); err == nil {
+	if _, err := c.Made(t.Context(), "bad", "inputs", func(string) error { return errors.New("bad") }); err == nil {
 		t.Error("a build has failed without an error")
 	}
+	age(strings.Replace(b, "b-", "bad-", 1) + usedSuffix)
+	unknown := filepath.Join(made, "unknown") // as of an earlier version
+	if err := os.Mkdir(unknown, 0o755); err != nil {
+		t.Fatal(err)
+	}
+	age(unknown)
 
 	age(a + usedSuffix)
 	age(b + usedSuffix)
@@ -71,7 +78,7 @@ func TestWhatIsMadeStaysWhileItIsUsed(t *testing.T) {
 		have = append(have, e.Name())
 	}
 	b, cc := filepath.Base(b), filepath.Base(get("c"))
-	if want := []string{b, b + usedSuffix, cc, cc + usedSuffix, filepath.Base(now)}; !slices.Equal(have, want) {
+	if want := []string{b, b + usedSuffix, cc, cc + usedSuffix, filepath.Base(now), "unknown", "unknown" + usedSuffix}; !slices.Equal(have, want) {
 		t.Errorf("there are %v, want %v", have, want)
 	}
 	if get("a"); builds != 4 {

@@ -111,11 +111,11 @@ func (k *kbuild) inChroot(ctx context.Context, kernelName, headers string) error
 	}
 	packages = append(packages, sparse...)
 	k.sum = sums(packages)
-	for _, p := range packages {
-		if gccPackage.MatchString(p.Name) {
-			k.compiler = p.Name + " " + p.Version
-		}
+	at := slices.IndexFunc(packages, func(p debian.Package) bool { return gccPackage.MatchString(p.Name) })
+	if at < 0 {
+		return fmt.Errorf("the headers of %s come without a compiler: none of their packages is gcc-N-x86-64-linux-gnu", headers)
 	}
+	k.compiler = packages[at].Name + " " + packages[at].Version
 	k.root, err = k.cache.Made(ctx, "buildroot-"+kernelName, k.sum, func(dir string) error {
 		fmt.Fprintf(k.cache.report, "unpacking the headers of Linux %s and tools to build with\n", k.release)
 		for _, p := range packages {
@@ -130,7 +130,7 @@ func (k *kbuild) inChroot(ctx context.Context, kernelName, headers string) error
 }
 
 // gccPackage is the name of a package with the compiler.
-var gccPackage = regexp.MustCompile(`^gcc-\d+$`)
+var gccPackage = regexp.MustCompile(`^gcc-\d+-x86-64-linux-gnu$`)
 
 // hostCompiler is what the host's gcc says that it is.
 func hostCompiler(ctx context.Context) (string, error) {

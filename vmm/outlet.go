@@ -59,18 +59,17 @@ func (o *outlet) run() {
 	}
 }
 
-// close waits until all has been written; if ctx has ended, or ends, not for long. It
-// returns how many bytes have not been taken from it. Write is called no more.
-func (o *outlet) close(ctx context.Context) (left int) {
+// close waits until all has been written; if ctx has ended, or ends, not for long: who
+// does not read is not told that there was more. Write is called no more.
+func (o *outlet) close(ctx context.Context) {
 	close(o.bytes)
 	select {
 	case <-o.done:
-		return 0
+		return
 	case <-ctx.Done():
 	}
 	select {
 	case <-o.done:
 	case <-time.After(outletGrace):
 	}
-	return len(o.bytes)
 }

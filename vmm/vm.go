@@ -260,9 +260,7 @@ func (vm *VM) Run(ctx context.Context) (Exit, error) {
 		threads.Go(c.loop)
 	}
 	threads.Wait()
-	if left := vm.serialOut.close(ctx); left > 0 {
-		vm.log.Warn("nobody has read the guest's last output", "bytes", left)
-	}
+	vm.serialOut.close(ctx)
 	vm.stop(result{err: errors.New("all vCPUs stopped by themselves")})
 	return vm.result.exit, vm.result.err
 }

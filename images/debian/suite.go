@@ -229,8 +229,11 @@ func (s *Suite) update(ctx context.Context) error {
 	have := !errors.Is(err, fs.ErrNotExist)
 	fmt.Fprintf(s.report, "getting the %spackage index of %s\n", map[bool]string{true: "source "}[s.source], s.name)
 	if _, err := s.apt(ctx, "apt-get", "--quiet", "--error-on=any", "update"); err != nil {
-		if !have || ctx.Err() != nil {
+		if ctx.Err() != nil {
 			return err
+		}
+		if !have {
+			return fmt.Errorf("%w (--mirror and --security-mirror name other archives)", err)
 		}
 		fmt.Fprintf(s.report, "the index of %s is from %s, and a newer one cannot be had: %v\n", s.name, info.ModTime().Format(time.DateTime), err)
 		return nil

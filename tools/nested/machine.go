@@ -8,6 +8,7 @@ import (
 	"crypto/sha256"
 	"encoding/hex"
 	"encoding/json"
+	"errors"
 	"fmt"
 	"os"
 	"path/filepath"
@@ -93,7 +94,7 @@ func prepare(ctx context.Context, c *images.Cache, kernel string) (string, error
 func openMachine(dir string) (machine, error) {
 	var m machine
 	if dir == "" {
-		return m, fmt.Errorf("no machine: give --machine the directory that `nested prepare` prints")
+		return m, &machineError{exitUsage, errors.New("no machine: give --machine the directory that `nested prepare` prints")}
 	}
 	b, err := os.ReadFile(filepath.Join(dir, "machine.json"))
 	if err != nil {

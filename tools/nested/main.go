@@ -107,7 +107,7 @@ func newQEMUCommand() *cobra.Command {
 		RunE: func(cmd *cobra.Command, _ []string) error {
 			c, err := images.OpenCache(images.CacheOptions{Report: cmd.ErrOrStderr()})
 			if err != nil {
-				return err
+				return &machineError{exitMachine, err}
 			}
 			command, _, err := findQEMU(cmd.Context(), c)
 			if err != nil {

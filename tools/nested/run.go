@@ -94,7 +94,7 @@ func (r *run) run(ctx context.Context, args []string) (status int, err error) {
 			return 0, err
 		}
 		if strings.Contains(path, ",") {
-			return 0, fmt.Errorf("--image %s: a comma in the path", path)
+			return 0, &machineError{exitUsage, fmt.Errorf("--image %s: a comma in the path", path)}
 		}
 		qemu = append(qemu, "-drive", fmt.Sprintf("file=%s,if=none,id=i%d,format=raw,snapshot=on,cache=unsafe", path, i),
 			"-device", fmt.Sprintf("nvme,drive=i%d,serial=image%d", i, i))
@@ -302,7 +302,7 @@ func (r *run) fill(payload *images.Tree, args []string) error {
 	j := job{Args: append([]string{}, args...), TTY: r.tty, Disk: r.disk > 0}
 	program, err := exec.LookPath(args[0])
 	if err != nil {
-		return err
+		return &machineError{exitUsage, err}
 	}
 	b, err := os.ReadFile(program)
 	if err != nil {

@@ -24,7 +24,10 @@ func interruptible(w io.Writer) (ctx context.Context, out io.Writer, stop func()
 	ctx, cancel := context.WithCancelCause(context.Background())
 	end := func(s syscall.Signal) { cancel(&interruptError{s}) }
 	signals := make(chan os.Signal, 1)
-	signal.Notify(signals, syscall.SIGHUP, os.Interrupt, syscall.SIGTERM)
+	signal.Notify(signals, os.Interrupt, syscall.SIGTERM)
+	if !signal.Ignored(syscall.SIGHUP) { // as nohup has it
+		signal.Notify(signals, syscall.SIGHUP)
+	}
 	// Without this a write to stdout that nobody reads would kill the process on the spot,
 	// and leave machines behind. It is not ignored: what is executed would inherit that.
 	signal.Notify(make(chan os.Signal, 1), syscall.SIGPIPE)

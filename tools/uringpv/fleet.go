@@ -22,7 +22,7 @@ type fleet struct {
 	verbosity      int
 	stdout, stderr io.Writer
 
-	out sync.Mutex // held while a line is written
+	outMu, errMu sync.Mutex // held while a line is written to stdout, to stderr
 }
 
 // machineReport is a machine in a fleet's JSON report.
@@ -188,7 +188,11 @@ func (f *fleet) runOne(ctx context.Context, m namedMachine, prefix string, r *ma
 // line writes one line of a machine's. That it cannot be written is no fault of
 // the machine's.
 func (f *fleet) line(w io.Writer, prefix, s string) {
-	f.out.Lock()
-	defer f.out.Unlock()
+	mu := &f.errMu
+	if w == f.stdout {
+		mu = &f.outMu
+	}
+	mu.Lock()
+	defer mu.Unlock()
 	_, _ = fmt.Fprintf(w, "%s%s\n", prefix, s)
 }

@@ -203,9 +203,12 @@ func (w *lineWriter) Write(p []byte) (int, error) {
 	return len(p), nil
 }
 
-// flush ends a line that the guest has not ended.
+// flush ends a line that the guest has not ended; but it does not wait for a line that
+// nobody reads.
 func (w *lineWriter) flush() {
-	w.mu.Lock()
+	if !w.mu.TryLock() {
+		return
+	}
 	defer w.mu.Unlock()
 	w.flushLocked()
 }
