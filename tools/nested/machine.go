@@ -40,7 +40,7 @@ var (
 // needed.
 var (
 	neededModules = []string{"kvm_amd"}
-	wantedModules = []string{"loop", "tun", "null_blk", "dm_flakey", "dm_mod"}
+	wantedModules = []string{"loop", "xfs", "tun", "null_blk", "dm_flakey", "dm_mod"}
 )
 
 // prepare makes the machine and returns its directory.

@@ -5,6 +5,7 @@ package main
 import (
 	"bytes"
 	"fmt"
+	"io/fs"
 	"math/rand/v2"
 	"os"
 	"path/filepath"
@@ -139,7 +140,14 @@ func TestLinuxFileSystems(t *testing.T) {
 		size := int64(r.amount(384, 3072)) << 20
 		ext4, xfs := image(t, size), image(t, size)
 		r.disks = []string{ext4, xfs}
-		r.timeout = time.Duration(r.amount(6, 60)) * time.Minute
+		r.timeout = time.Duration(r.amount(6, 40)) * time.Minute
+		copies := map[string]int{"ext4": r.amount(2, 40), "xfs": r.amount(1, 10)}
+		// Every copy is compared with the tree, or with the first by the host's own kernel,
+		// which is sooner done with it.
+		every := 1
+		if nested() {
+			every = 8
+		}
 		// The tree: directories of files of many sizes, as a kernel's source has them.
 		r.files = map[string]string{"tree": `
 			dir=$1 dirs=$2 files=$3
@@ -158,7 +166,7 @@ func TestLinuxFileSystems(t *testing.T) {
 			sh /tree /tmp/tree 20 %d
 			now() { echo "$@ $(cut -d ' ' -f 1 /proc/uptime)"; }
 			check() {
-				now $1: $3 copies
+				now $1: $3 copies of $(find /tmp/tree -type f | wc -l) files
 				mount $1 $2
 				i=0; while [ $i -lt $3 ]; do cp -r /tmp/tree $2/$i; i=$((i + 1)); done
 				umount $2
@@ -166,7 +174,7 @@ func TestLinuxFileSystems(t *testing.T) {
 				mount $1 $2
 				i=0; while [ $i -lt $3 ]; do
 					for d in $2/$i/*; do cat $d/* >/dev/null & done; wait # diff reads file by file: it finds them in memory
-					diff -r /tmp/tree $2/$i; i=$((i + 1))
+					diff -r /tmp/tree $2/$i; i=$((i + %d))
 				done
 				umount $2
 				now $1: compared
@@ -176,11 +184,65 @@ func TestLinuxFileSystems(t *testing.T) {
 			e2fsck -fn /dev/upv0
 			mkfs.xfs -q /dev/upv1
 			check /dev/upv1 /mnt/x %d
-			xfs_repair -n /dev/upv1`, r.amount(8, 100), r.amount(2, 40), r.amount(1, 10))
+			xfs_repair -n /dev/upv1`, r.amount(8, 100), every, copies["ext4"], copies["xfs"])
 		t.Log(strings.Join(regexp.MustCompile("(?m)^/dev/upv.: .*").FindAllString(r.run(t), -1), "\n"))
 		fsckOnHost(t, ext4)
 		onHost(t, "xfs_repair", "-n", "-f", xfs)
+		if nested() {
+			compareCopies(t, ext4, "ext4", copies["ext4"])
+			compareCopies(t, xfs, "xfs", copies["xfs"])
+		}
 	})
+}
+
+// compareCopies mounts an image and compares the copies of a tree on it, directories 0 to
+// n-1, with each other.
+func compareCopies(t *testing.T, image, kind string, n int) {
+	t.Helper()
+	start := time.Now()
+	dir := t.TempDir()
+	if err := unix.Mount(loopDevice(t, image), dir, kind, unix.MS_RDONLY, ""); err != nil {
+		t.Fatalf("mount %s: %v", kind, err)
+	}
+	defer func() {
+		if err := unix.Unmount(dir, 0); err != nil {
+			t.Errorf("unmount %s: %v", kind, err)
+		}
+	}()
+	read := func(copy int, file func(name string, data []byte)) {
+		t.Helper()
+		top := os.DirFS(filepath.Join(dir, strconv.Itoa(copy)))
+		err := fs.WalkDir(top, ".", func(name string, d fs.DirEntry, err error) error {
+			if err != nil || d.IsDir() {
+				return err
+			}
+			data, err := fs.ReadFile(top, name)
+			file(name, data)
+			return err
+		})
+		if err != nil {
+			t.Fatalf("copy %d: %v", copy, err)
+		}
+	}
+	first := map[string][]byte{}
+	read(0, func(name string, data []byte) { first[name] = data })
+	if len(first) < 20*8 {
+		t.Errorf("%s: the first copy has %d files", kind, len(first))
+	}
+	for copy := 1; copy < n; copy++ {
+		same := 0
+		read(copy, func(name string, data []byte) {
+			if want, ok := first[name]; ok && bytes.Equal(data, want) {
+				same++
+			} else {
+				t.Errorf("%s: file %s of copy %d is not that of the first", kind, name, copy)
+			}
+		})
+		if same != len(first) {
+			t.Errorf("%s: %d files of copy %d are those of the first, which has %d", kind, same, copy, len(first))
+		}
+	}
+	t.Logf("%s: %d copies of %d files compared by the host in %v", kind, n, len(first), time.Since(start).Round(time.Millisecond))
 }
 
 func TestLinuxDiscardAndWriteZeroes(t *testing.T) {

@@ -18,10 +18,13 @@ import (
 // A host's file that cannot be read or written any more: the guest gets an error,
 // says so in its log, and lives on.
 
+// nested says whether this is the nested machine.
+func nested() bool { return os.Getenv("URINGPV_NESTED") != "" }
+
 // inMachine skips a test that changes the host, unless that is the nested machine.
 func inMachine(t *testing.T) {
 	t.Helper()
-	if os.Getenv("URINGPV_NESTED") == "" {
+	if !nested() {
 		t.Skip("NOT TESTED: mounts file systems and makes devices, which is for the nested machine only")
 	}
 }
