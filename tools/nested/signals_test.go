@@ -29,12 +29,12 @@ func TestSignalsAndLostReadersEndWithTheirStatus(t *testing.T) {
 	stop()
 	ctx, _, stop = interruptible(os.Stdout)
 	defer stop()
-	if err := syscall.Kill(os.Getpid(), syscall.SIGHUP); err != nil {
+	if err := syscall.Kill(os.Getpid(), syscall.SIGTERM); err != nil {
 		t.Fatal(err)
 	}
 	<-ctx.Done()
-	if got := exitStatus(ctx, failure); got != 128+1 {
-		t.Errorf("exit status %d, want 129", got)
+	if got := exitStatus(ctx, failure); got != 128+15 {
+		t.Errorf("exit status %d, want 143", got)
 	}
 	if got := exitStatus(t.Context(), errors.New("a flag")); got != exitUsage {
 		t.Errorf("exit status %d, want that of a wrong usage", got)
