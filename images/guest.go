@@ -83,16 +83,9 @@ func (c *Cache) BuildGuest(ctx context.Context, o GuestOptions) (*Guest, error) 
 		g.Initramfs.Dir(d)
 	}
 
-	var modules []Module
-	for _, name := range guestModules {
-		if !k.HasModule(name) {
-			continue
-		}
-		more, err := k.Modules(name)
-		if err != nil {
-			return nil, err
-		}
-		modules = append(modules, more...)
+	modules, err := k.ModulesIfThere(guestModules...)
+	if err != nil {
+		return nil, err
 	}
 	driver, err := c.BuildModule(ctx, o.Kernel, guest.DriverName, guest.DriverSource())
 	if err != nil {

@@ -148,12 +148,11 @@ func openKernel(dir string) (*Kernel, error) {
 	return k, nil
 }
 
-// HasModule says whether the kernel has the module name, or has it built in.
-func (k *Kernel) HasModule(name string) bool {
-	name = moduleName(name)
-	return k.modules.path[name] != "" || k.modules.builtin[name]
-}
-
 // Modules returns the modules names with all that they depend on, in the order in
 // which to load them. What is built into the kernel is left out.
 func (k *Kernel) Modules(names ...string) ([]Module, error) { return k.modules.load(names) }
+
+// ModulesIfThere is that without those of names that the kernel does not have.
+func (k *Kernel) ModulesIfThere(names ...string) ([]Module, error) {
+	return k.modules.load(slices.DeleteFunc(slices.Clone(names), func(name string) bool { return k.modules.path[moduleName(name)] == "" }))
+}

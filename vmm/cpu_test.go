@@ -38,15 +38,7 @@ func machine(t testing.TB, c Config, ap []byte) *VM {
 	t.Helper()
 	testutil.NeedKVM(t)
 	c.Memory = 16 << 20
-	vm, err := New(c)
-	if err != nil {
-		t.Fatal(err)
-	}
-	t.Cleanup(func() {
-		if err := vm.Close(); err != nil {
-			t.Error(err)
-		}
-	})
+	vm := closedAtEnd(t, c)
 	if err := vm.memory.WriteAt(ap, memmap.Addr(realMode)); err != nil {
 		t.Fatal(err)
 	}

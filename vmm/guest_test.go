@@ -133,15 +133,10 @@ const (
 	msixOn          = 0x8000 << 16
 )
 
-// withDevice makes a machine with one device of one ring, on the relay.
-func withDevice(t testing.TB, a *asm) *VM {
+// closedAtEnd makes a machine that is closed when the test ends.
+func closedAtEnd(t testing.TB, c Config) *VM {
 	t.Helper()
-	testutil.NeedKVM(t)
-	testutil.NeedIOUring(t)
-	vm, err := New(Config{
-		Memory: 16 << 20, CPUs: 1, Guest: Guest{ELF: program(a.code...)},
-		Devices: []DeviceConfig{{Name: "test", Backend: ChooseRelay, Rings: 1, MaxEntries: 64, SQThreadCPU: -1}},
-	})
+	vm, err := New(c)
 	if err != nil {
 		t.Fatal(err)
 	}
@@ -151,4 +146,15 @@ func withDevice(t testing.TB, a *asm) *VM {
 		}
 	})
 	return vm
+}
+
+// withDevice makes a machine with one device of one ring, on the relay.
+func withDevice(t testing.TB, a *asm) *VM {
+	t.Helper()
+	testutil.NeedKVM(t)
+	testutil.NeedIOUring(t)
+	return closedAtEnd(t, Config{
+		Memory: 16 << 20, CPUs: 1, Guest: Guest{ELF: program(a.code...)},
+		Devices: []DeviceConfig{{Name: "test", Backend: ChooseRelay, Rings: 1, MaxEntries: 64, SQThreadCPU: -1}},
+	})
 }

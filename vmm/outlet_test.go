@@ -5,6 +5,7 @@ package vmm
 import (
 	"context"
 	"errors"
+	"strings"
 	"testing"
 	"time"
 
@@ -35,26 +36,15 @@ func (r *reader) Write(p []byte) (int, error) {
 	return len(p), nil
 }
 
-func serialMachine(t *testing.T, r *reader, code []byte) *VM {
-	vm, err := New(Config{Memory: 16 << 20, CPUs: 1, Guest: Guest{ELF: program(code...)}, Serial: r})
-	if err != nil {
-		t.Fatal(err)
-	}
-	t.Cleanup(func() {
-		if err := vm.Close(); err != nil {
-			t.Error(err)
-		}
-	})
-	return vm
-}
-
-// A reader of COM1 that does not read holds up the guest, but not the end of its run,
-// nor its input.
+// A reader of COM1 that does not read holds up the guest, which writes on two vCPUs at
+// once, but not the end of its run, nor its input.
 func TestAReaderThatDoesNotReadDoesNotHoldUpTheEnd(t *testing.T) {
 	testutil.NeedKVM(t)
 	testutil.NoLeaks(t)
 	r := &reader{begun: make(chan struct{}), may: make(chan struct{})}
-	vm := serialMachine(t, r, join(toCOM1(1<<30), exit0))
+	ap := []byte{0xba, serial.COM1 & 0xff, serial.COM1 >> 8, 0xb0, 'y', 0xee, 0xeb, 0xfd} // mov dx, COM1; mov al, 'y'; l: out dx, al; jmp l
+	a := (&asm{}).start().wake(1).emit(toCOM1(1 << 30)...)
+	vm := machine(t, Config{CPUs: 2, Guest: Guest{ELF: program(a.code...)}, Serial: r}, ap)
 	why := errors.New("enough")
 	ctx, cancel := context.WithCancelCause(limit(t))
 	ended := make(chan error, 1)
@@ -65,6 +55,9 @@ func TestAReaderThatDoesNotReadDoesNotHoldUpTheEnd(t *testing.T) {
 	<-r.begun
 	for len(vm.serialOut.bytes) < outletSize {
 		time.Sleep(time.Millisecond)
+	}
+	if said := strings.Join(vm.tail.all(), ""); !strings.Contains(said, "x") || !strings.Contains(said, "y") {
+		t.Errorf("not both vCPUs have written before the reader was %d bytes behind", outletSize)
 	}
 	if n := vm.SerialInput([]byte("abc")); n != 3 {
 		t.Errorf("took %d bytes of input", n)
@@ -89,7 +82,7 @@ func TestASlowReaderGetsAll(t *testing.T) {
 	const n = 3*outletSize + 17
 	r := &reader{begun: make(chan struct{}), may: make(chan struct{})}
 	close(r.may)
-	vm := serialMachine(t, r, join(toCOM1(n), exit0))
+	vm := closedAtEnd(t, Config{Memory: 16 << 20, CPUs: 1, Guest: Guest{ELF: program(join(toCOM1(n), exit0)...)}, Serial: r})
 	if _, err := vm.Run(limit(t)); err != nil || r.n != n {
 		t.Errorf("%d bytes of %d, %v", r.n, n, err)
 	}

@@ -88,8 +88,11 @@ static enum blk_eh_timer_return upv_timeout(struct request *rq)
 		dev_warn_ratelimited(&ring->dev->pdev->dev, "ring %u: a completion without an interrupt\n", ring->index);
 		return BLK_EH_DONE;
 	}
-	if (upv_ring_goes_on(ring, rq))
+	if (upv_ring_goes_on(ring, rq)) {
+		dev_notice_ratelimited(&ring->dev->pdev->dev, "%s: request %d takes long on ring %u\n",
+				       rq->q->disk ? rq->q->disk->disk_name : "?", rq->tag, ring->index);
 		return BLK_EH_RESET_TIMER;
+	}
 	dev_warn_ratelimited(&ring->dev->pdev->dev, "%s: request %d timed out on ring %u, resetting\n",
 			     rq->q->disk ? rq->q->disk->disk_name : "?", rq->tag, ring->index);
 	upv_reset_soon(ring->dev, 0);

@@ -128,16 +128,11 @@ func baseInitrd(ctx context.Context, c *images.Cache, k *images.Kernel, packages
 	if err != nil {
 		return nil, err
 	}
-	for _, name := range wantedModules {
-		if !k.HasModule(name) {
-			continue
-		}
-		more, err := k.Modules(name)
-		if err != nil {
-			return nil, err
-		}
-		modules = append(modules, more...)
+	more, err := k.ModulesIfThere(wantedModules...)
+	if err != nil {
+		return nil, err
 	}
+	modules = append(modules, more...)
 	var order strings.Builder
 	for _, m := range modules {
 		if root.Has(modulesDir + m.Name + ".ko") {

@@ -3,16 +3,19 @@
 package main
 
 import (
+	"context"
 	"errors"
 	"fmt"
 	"os"
 	"strings"
+	"syscall"
 	"time"
 
 	"github.com/spf13/cobra"
 	"github.com/spf13/pflag"
 
 	"github.com/uringpv/uringpv/images"
+	"github.com/uringpv/uringpv/internal/interrupt"
 )
 
 // Exit statuses besides the program's own.
@@ -20,17 +23,16 @@ const (
 	exitUsage   = 2
 	exitTimeout = 124 // as timeout(1) has it
 	exitMachine = 125 // the machine failed, not the program
-	exitSignal  = 128 // and the signal's number
 )
 
 func main() {
 	if os.Getpid() == 1 {
 		runInit()
 	}
-	ctx, stdout, stop := interruptible(os.Stdout)
+	ctx, end, stop := interrupt.Context(context.Background())
 	code := 0
 	root := newRootCommand(&code)
-	root.SetOut(stdout)
+	root.SetOut(&output{os.Stdout, func() { end(syscall.SIGPIPE) }})
 	root.SetErr(os.Stderr)
 	if err := root.ExecuteContext(ctx); err != nil {
 		fmt.Fprintf(os.Stderr, "nested: %v\n", err)

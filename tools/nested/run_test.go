@@ -15,6 +15,7 @@ import (
 	"time"
 
 	"github.com/uringpv/uringpv/images"
+	"github.com/uringpv/uringpv/internal/interrupt"
 )
 
 // TestMain lets the test binary be all that a run needs: PID 1 of the machine, as
@@ -158,7 +159,7 @@ func TestWhatAKernelSaysFirstIsItsTrouble(t *testing.T) {
 
 func TestAnInterruptEndsTheMachine(t *testing.T) {
 	t.Parallel()
-	ctx, cancel := context.WithTimeoutCause(t.Context(), 3*time.Second, &interruptError{syscall.SIGTERM})
+	ctx, cancel := context.WithTimeoutCause(t.Context(), 3*time.Second, &interrupt.Error{Signal: syscall.SIGTERM})
 	defer cancel()
 	_, _, err := boot(t, ctx, run{timeout: time.Minute}, "hang")
 	if status := exitStatus(ctx, err); err == nil || status != 128+15 {

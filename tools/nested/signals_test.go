@@ -3,10 +3,13 @@
 package main
 
 import (
+	"context"
 	"errors"
 	"os"
 	"syscall"
 	"testing"
+
+	"github.com/uringpv/uringpv/internal/interrupt"
 )
 
 // unread is a writer whose reader has gone.
@@ -14,9 +17,10 @@ type unread struct{}
 
 func (unread) Write([]byte) (int, error) { return 0, &os.PathError{Op: "write", Err: syscall.EPIPE} }
 
-func TestSignalsAndLostReadersEndWithTheirStatus(t *testing.T) {
+func TestALostReaderEndsWithItsStatus(t *testing.T) {
 	failure := &machineError{exitMachine, errors.New("what a signal made fail")}
-	ctx, out, stop := interruptible(unread{})
+	ctx, cancel := context.WithCancelCause(t.Context())
+	out := &output{unread{}, func() { cancel(&interrupt.Error{Signal: syscall.SIGPIPE}) }}
 	if got := exitStatus(ctx, failure); got != exitMachine {
 		t.Errorf("exit status %d, want the machine's", got)
 	}
@@ -25,16 +29,6 @@ func TestSignalsAndLostReadersEndWithTheirStatus(t *testing.T) {
 	}
 	if got := exitStatus(ctx, failure); got != 128+13 {
 		t.Errorf("exit status %d, want 141", got)
-	}
-	stop()
-	ctx, _, stop = interruptible(os.Stdout)
-	defer stop()
-	if err := syscall.Kill(os.Getpid(), syscall.SIGTERM); err != nil {
-		t.Fatal(err)
-	}
-	<-ctx.Done()
-	if got := exitStatus(ctx, failure); got != 128+15 {
-		t.Errorf("exit status %d, want 143", got)
 	}
 	if got := exitStatus(t.Context(), errors.New("a flag")); got != exitUsage {
 		t.Errorf("exit status %d, want that of a wrong usage", got)

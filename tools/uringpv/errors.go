@@ -10,14 +10,15 @@ import (
 
 	"github.com/spf13/cobra"
 	"github.com/spf13/pflag"
+
+	"github.com/uringpv/uringpv/internal/interrupt"
 )
 
-// Exit statuses. A signal's is 128 and its number, as a shell reports it.
+// Exit statuses. A signal's is that of its interrupt.Error.
 const (
 	exitOK      = 0
 	exitFailure = 1
 	exitUsage   = 2
-	exitSignal  = 128
 )
 
 // usageError is a command line that cannot be what its author meant.
@@ -27,24 +28,6 @@ func (e *usageError) Error() string { return e.text }
 
 func usagef(format string, args ...any) error {
 	return &usageError{fmt.Sprintf(format, args...)}
-}
-
-// interruptError is a signal that asked the program to end, or stands for that: SIGPIPE.
-type interruptError struct{ signal syscall.Signal }
-
-func (e *interruptError) Error() string { return "ended by " + signalName(e.signal) }
-
-func signalName(s syscall.Signal) string {
-	switch s {
-	case syscall.SIGINT:
-		return "SIGINT"
-	case syscall.SIGTERM:
-		return "SIGTERM"
-	case syscall.SIGPIPE:
-		return "SIGPIPE"
-	default:
-		return s.String()
-	}
 }
 
 // failedCases is a run that went to its end and found failures. The report has
@@ -62,18 +45,18 @@ func isReported(err error) bool {
 
 // isBrokenPipe reports whether err is the end of a run whose output nobody reads.
 func isBrokenPipe(err error) bool {
-	var interrupt *interruptError
-	return errors.As(err, &interrupt) && interrupt.signal == syscall.SIGPIPE
+	var signal *interrupt.Error
+	return errors.As(err, &signal) && signal.Signal == syscall.SIGPIPE
 }
 
 func exitStatus(err error) int {
 	var usage *usageError
-	var interrupt *interruptError
+	var signal *interrupt.Error
 	switch {
 	case err == nil:
 		return exitOK
-	case errors.As(err, &interrupt):
-		return exitSignal + int(interrupt.signal)
+	case errors.As(err, &signal):
+		return signal.Status()
 	case errors.As(err, &usage):
 		return exitUsage
 	default:

@@ -8,11 +8,12 @@ import (
 	"io"
 	"log/slog"
 	"os"
-	"os/signal"
 	"strings"
 	"syscall"
 
 	"github.com/spf13/cobra"
+
+	"github.com/uringpv/uringpv/internal/interrupt"
 )
 
 func main() {
@@ -22,7 +23,7 @@ func main() {
 // execute runs one command line and returns the exit status. It returns only
 // when everything that the command made has been taken down.
 func execute(args []string, stdout, stderr io.Writer) int {
-	ctx, end, stop := interruptible(context.Background())
+	ctx, end, stop := interrupt.Context(context.Background())
 	defer stop()
 
 	out, errout := &patientWriter{w: stdout, gone: func() { end(syscall.SIGPIPE) }}, &patientWriter{w: stderr}
@@ -44,33 +45,6 @@ func execute(args []string, stdout, stderr io.Writer) int {
 	return exitStatus(err)
 }
 
-// interruptible returns a context that the first SIGINT or SIGTERM cancels, or a call
-// of end, with an *interruptError as its cause. A second signal ends the process at
-// once, for those whose teardown hangs.
-func interruptible(parent context.Context) (ctx context.Context, end func(syscall.Signal), stop context.CancelFunc) {
-	ctx, cancel := context.WithCancelCause(parent)
-	end = func(s syscall.Signal) { cancel(&interruptError{s}) }
-	signals := make(chan os.Signal, 1)
-	signal.Notify(signals, os.Interrupt, syscall.SIGTERM)
-	// Without this a write to stdout that nobody reads would kill the process on the
-	// spot. Like this it has an error, EPIPE; who it came from is not known here.
-	pipes := make(chan os.Signal, 1)
-	signal.Notify(pipes, syscall.SIGPIPE)
-	go func() {
-		select {
-		case s := <-signals:
-			end(s.(syscall.Signal))
-		case <-ctx.Done():
-		}
-		signal.Stop(signals)
-	}()
-	return ctx, end, func() {
-		signal.Stop(signals)
-		signal.Stop(pipes)
-		cancel(context.Canceled)
-	}
-}
-
 func newRootCommand() *cobra.Command {
 	root := &cobra.Command{
 		Use:   "uringpv",
@@ -83,8 +57,8 @@ I/O costs no VM exit, no system call and no copy.
 Begin with "uringpv run", which boots a small built-in guest that tests the whole
 path on a scratch disk, or "uringpv probe", which says what this host can do.
 
-Exit status: 0 all is well, 1 a failure, 2 wrong usage, 130 and 143 ended by
-SIGINT and SIGTERM, 141 nobody reads stdout any more. Results are on stdout, logs and errors on stderr.`,
+Exit status: 0 all is well, 1 a failure, 2 wrong usage, 129, 130 and 143 ended by
+SIGHUP, SIGINT and SIGTERM, 141 nobody reads stdout any more. Results are on stdout, logs and errors on stderr.`,
 		Args:          noSuchCommand,
 		RunE:          func(cmd *cobra.Command, _ []string) error { return cmd.Help() },
 		SilenceErrors: true,
