@@ -62,6 +62,8 @@ type Port struct {
 	out io.Writer
 	irq func(high bool)
 
+	output sync.Mutex // held while out is written, without mu
+
 	mu       sync.Mutex // guards what follows
 	ier, lcr byte
 	mcr, scr byte
@@ -75,8 +77,8 @@ type Port struct {
 }
 
 // New makes a port that writes to out, byte by byte, and sets its interrupt line
-// by irq, which must not call back. An out that blocks holds up the vCPU, and vCPUs that
-// write at once call it at once.
+// by irq, which must not call back. An out that blocks holds up the vCPU, and others that
+// write to it, but nothing else.
 func New(out io.Writer, irq func(high bool)) *Port {
 	return &Port{out: out, irq: irq, divisor: 1, fifo: make([]byte, 0, fifoSize)}
 }
@@ -217,7 +219,9 @@ func (p *Port) write(off uint64, b []byte) {
 		p.update()
 		if p.mcr&mcrLoop == 0 {
 			p.mu.Unlock() // out may block: not Feed with it
-			_, _ = p.out.Write(b)
+			p.output.Lock()
+			_, _ = p.out.Write(b) // a reader that went away is not the guest's fault
+			p.output.Unlock()
 			p.mu.Lock()
 		} else {
 			p.receive(v)
