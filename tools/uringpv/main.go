@@ -58,7 +58,8 @@ Begin with "uringpv run", which boots a small built-in guest that tests the whol
 path on a scratch disk, or "uringpv probe", which says what this host can do.
 
 Exit status: 0 all is well, 1 a failure, 2 wrong usage, 129, 130 and 143 ended by
-SIGHUP, SIGINT and SIGTERM, 141 nobody reads stdout any more. Results are on stdout, logs and errors on stderr.`,
+SIGHUP, SIGINT and SIGTERM, 141 nobody reads stdout any more. Results are on stdout,
+logs and errors on stderr.`,
 		Args:          noSuchCommand,
 		RunE:          func(cmd *cobra.Command, _ []string) error { return cmd.Help() },
 		SilenceErrors: true,
