@@ -107,7 +107,10 @@ func TestEachLinuxTestIsInOneRow(t *testing.T) {
 }
 
 func TestWhatFailedIsRunAgain(t *testing.T) {
-	out := `=== RUN   TestLinuxA
+	out := `=== RUN   TestCrash
+    crash_test.go:1: shutdown (triple fault)
+--- PASS: TestCrash (0.10s)
+=== RUN   TestLinuxA
 === RUN   TestLinuxA/6.1/relay/2
 === RUN   TestLinuxA/6.12/relay/2
     a_test.go:1: shutdown (triple fault)
@@ -119,10 +122,10 @@ func TestWhatFailedIsRunAgain(t *testing.T) {
 `
 	var r result
 	r.count(strings.NewReader(out), &strings.Builder{})
-	if r.passed != 1 || r.failed != 3 || r.skipped != 1 || r.faults != 1 {
+	if r.passed != 2 || r.failed != 3 || r.skipped != 1 || r.faults != 1 {
 		t.Errorf("%+v", r)
 	}
-	if len(r.faulted) != 1 || !r.faulted["TestLinuxA/6.12/relay/2"] {
+	if len(r.faulted) != 2 || !r.faulted["TestCrash"] || !r.faulted["TestLinuxA/6.12/relay/2"] {
 		t.Errorf("triple faults of %v", r.faulted)
 	}
 	got := innermost(r.failures)
