@@ -34,6 +34,12 @@ const (
 	// many fail the thread does not run, and has its lock until it does.
 	infoTries = 256
 
+	// infoTime is when to ask no more, in any case. Some kernels list all that is in the SQ
+	// and CQ rings before they look for the lock, which of the largest that a guest keeps
+	// full takes some hundredths of a second a try; whoever wants the ring's mutex waits
+	// as long. It is no shorter because a flood has to be seen, whose list grows.
+	infoTime = time.Second
+
 	// glances is how often the watchdog first asks but once, and glance the time
 	// between two: it may be that the SQ thread does not run because the watchdog
 	// does, and then keeps its lock however often it is asked for.
@@ -206,6 +212,11 @@ func (r *Ring) arm() {
 func (r *Ring) watch() error {
 	now := time.Now()
 	r.next = now.Add(Interval)
+	defer func() {
+		if end := time.Now(); !r.next.IsZero() {
+			r.next = later(r.next, end.Add(end.Sub(now))) // half of a processor at most
+		}
+	}()
 	r.mu.Lock()
 	before := r.account.last
 	tries := 1
@@ -266,25 +277,35 @@ func (r *Ring) watch() error {
 // count ends soon above what is allowed. The caller holds mu, and host is open.
 func (r *Ring) held(tries int) (int, error) {
 	limit := int(MaxBehind + 2*r.params.CQEntries)
-	var n int
-	err := errInfo
-	for try := 0; err != nil && try < tries; try++ {
+	for since := time.Now(); ; {
 		r.count.SystemCalls.Add(1) // a short account takes no more
-		n, err = r.host.Held(limit + 1)
+		n, err := r.host.Held(limit + 1)
+		if tries--; err == nil || tries <= 0 || r.closing.Load() || time.Since(since) > infoTime {
+			return n, err
+		}
 	}
-	return n, err
 }
 
 // look takes note of the kernel's counters and says whether it could, in so many
 // tries. The caller holds mu, and host is open.
 func (r *Ring) look(tries int) bool {
-	for range tries {
+	for since := time.Now(); ; {
 		r.count.SystemCalls.Add(1)
 		info, err := r.host.Info()
 		if err == nil {
 			r.account.add(info)
 			return true
 		}
+		if tries--; tries <= 0 || time.Since(since) > infoTime {
+			return false
+		}
 	}
-	return false
+}
+
+// later is the later one of two times.
+func later(a, b time.Time) time.Time {
+	if a.Before(b) {
+		return b
+	}
+	return a
 }

@@ -7,7 +7,10 @@ import (
 	"testing"
 	"time"
 
+	"golang.org/x/sys/unix"
+
 	"github.com/uringpv/uringpv/hostring"
+	"github.com/uringpv/uringpv/internal/shm"
 	"github.com/uringpv/uringpv/internal/testutil"
 )
 
@@ -49,5 +52,60 @@ func TestAWatchdogThatLearnsNothingCostsLittle(t *testing.T) {
 	}
 	if n := r.count.SystemCalls.Load(); n > 40_000 {
 		t.Errorf("%d system calls in that time, want 40,000 at most", n)
+	}
+}
+
+// TestALongAccountIsAskedForNoLonger: the kernel lists what is in the rings each time it
+// is asked, and a guest may keep large ones full while its SQ thread has the lock. Whoever
+// wants the ring's mutex, such as RING_DESTROY, must not wait for hundreds of tries.
+func TestALongAccountIsAskedForNoLonger(t *testing.T) {
+	testutil.NeedIOUring(t)
+	full, err := hostring.New(hostring.Config{Entries: 32768})
+	if err != nil {
+		t.Fatal(err)
+	}
+	defer full.Close()
+	for full.Ready() < full.Params().CQEntries {
+		for range full.Params().SQEntries {
+			if _, ok := full.SQE(); !ok { // a zeroed one is a NOP
+				t.Fatal("no room for an SQE")
+			}
+		}
+		if _, err := full.Submit(); err != nil {
+			t.Fatal(err)
+		}
+	}
+	// The same ring, and said to have an SQ thread, which the account does not name: so
+	// it is when that thread has the lock.
+	fd, err := unix.FcntlInt(uintptr(full.FD()), unix.F_DUPFD_CLOEXEC, 0)
+	if err != nil {
+		t.Fatal(err)
+	}
+	memory, err := shm.Of(make([]byte, 8<<20))
+	if err != nil {
+		t.Fatal(err)
+	}
+	p := full.Params()
+	p.Flags |= hostring.SetupSQPoll
+	host, err := hostring.Adopt(fd, p, hostring.Config{Rings: memory, SQEs: memory, External: true})
+	if err != nil {
+		t.Fatal(err)
+	}
+	defer host.Close()
+	r := &Ring{host: host, params: p, inexact: true}
+	r.short = glances // past those, so that it asks often
+	before := time.Now()
+	if err := r.watch(); err != nil {
+		t.Fatal(err)
+	}
+	took := time.Since(before)
+	if r.blind != 1 {
+		t.Fatal("the account is whole: nothing was tested")
+	}
+	if n := r.count.SystemCalls.Load(); n > infoTries*3/4 {
+		t.Errorf("%d system calls, in %v", n, took)
+	}
+	if rest := time.Until(r.next); rest < took/2 {
+		t.Errorf("a look that took %v, and the next one %v later", took, rest)
 	}
 }
