@@ -220,6 +220,22 @@ func (r *Ring) FD() int { return r.fd }
 // Params is what io_uring_setup(2) returned.
 func (r *Ring) Params() Params { return r.params }
 
+// Detach lets go of the io_uring instance, which the kernel then ends as after Close, by
+// putting another file under the ring's descriptor. Unlike Close it may be called while
+// other methods run, also to end an Info or a Held that does not come back, because the
+// account grows faster than the kernel can write it down. They and all later calls fail;
+// Close has to be called still.
+func (r *Ring) Detach() error {
+	fd, err := unix.Eventfd(0, unix.EFD_CLOEXEC)
+	if err != nil {
+		return fmt.Errorf("eventfd: %w", err)
+	}
+	if err := unix.Dup3(fd, r.fd, unix.O_CLOEXEC); err != nil {
+		return errors.Join(fmt.Errorf("replace the ring's descriptor: %w", err), unix.Close(fd))
+	}
+	return unix.Close(fd)
+}
+
 // Close closes the ring and unmaps the kernel's memory. The kernel cancels what
 // can be cancelled; requests in flight, and the kernel's hold on buffers, files
 // and caller memory, may outlast the call. Further calls do nothing and return

@@ -50,6 +50,12 @@ const (
 // errInfo says that the kernel did not tell its counters.
 var errInfo = errors.New("the kernel's account of the ring is not to be had")
 
+// errFlood is a ring whose account does not come to an end.
+var errFlood = &uringpv.GuestError{
+	Errno:  unix.ENXIO,
+	Reason: "CQEs that the driver makes no room for come faster than they can be counted",
+}
+
 // loop is what belongs to the ring's goroutine.
 type loop struct {
 	next  time.Time // of the watchdog; zero when the ring cannot be active
@@ -74,6 +80,10 @@ func (r *Ring) serve() {
 			r.stop(r.back.Fate())
 			return
 		}
+		if r.alarm.rang.Load() {
+			r.stop(errFlood)
+			return
+		}
 		if r.enter.Swap(false) || rung {
 			submit := r.submit.Take() // after enter: Enter writes them the other way round
 			if rung {
@@ -81,7 +91,10 @@ func (r *Ring) serve() {
 			}
 			r.arm()
 			if err := r.ring(submit); err != nil {
-				if hostring.Errno(err) == unix.EOWNERDEAD && r.back.Lost() >= 0 {
+				switch {
+				case r.alarm.rang.Load():
+					err = errFlood
+				case hostring.Errno(err) == unix.EOWNERDEAD && r.back.Lost() >= 0:
 					err = r.back.Fate() // it says more
 				}
 				r.stop(err)
@@ -89,7 +102,11 @@ func (r *Ring) serve() {
 			}
 		}
 		if !r.next.IsZero() && !time.Now().Before(r.next) {
-			if err := r.watch(); err != nil {
+			err := r.watch()
+			if r.alarm.rang.Load() {
+				err = errFlood
+			}
+			if err != nil {
 				r.stop(err)
 				return
 			}
@@ -277,6 +294,8 @@ func (r *Ring) watch() error {
 // count ends soon above what is allowed. The caller holds mu, and host is open.
 func (r *Ring) held(tries int) (int, error) {
 	limit := int(MaxBehind + 2*r.params.CQEntries)
+	r.alarm.begin(r.host)
+	defer r.alarm.end()
 	for since := time.Now(); ; {
 		r.count.SystemCalls.Add(1) // a short account takes no more
 		n, err := r.host.Held(limit + 1)
@@ -289,6 +308,8 @@ func (r *Ring) held(tries int) (int, error) {
 // look takes note of the kernel's counters and says whether it could, in so many
 // tries. The caller holds mu, and host is open.
 func (r *Ring) look(tries int) bool {
+	r.alarm.begin(r.host)
+	defer r.alarm.end()
 	for since := time.Now(); ; {
 		r.count.SystemCalls.Add(1)
 		info, err := r.host.Info()

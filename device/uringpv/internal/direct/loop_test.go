@@ -60,21 +60,7 @@ func TestAWatchdogThatLearnsNothingCostsLittle(t *testing.T) {
 // wants the ring's mutex, such as RING_DESTROY, must not wait for hundreds of tries.
 func TestALongAccountIsAskedForNoLonger(t *testing.T) {
 	testutil.NeedIOUring(t)
-	full, err := hostring.New(hostring.Config{Entries: 32768})
-	if err != nil {
-		t.Fatal(err)
-	}
-	defer full.Close()
-	for full.Ready() < full.Params().CQEntries {
-		for range full.Params().SQEntries {
-			if _, ok := full.SQE(); !ok { // a zeroed one is a NOP
-				t.Fatal("no room for an SQE")
-			}
-		}
-		if _, err := full.Submit(); err != nil {
-			t.Fatal(err)
-		}
-	}
+	full := fullRing(t)
 	// The same ring, and said to have an SQ thread, which the account does not name: so
 	// it is when that thread has the lock.
 	fd, err := unix.FcntlInt(uintptr(full.FD()), unix.F_DUPFD_CLOEXEC, 0)
@@ -107,5 +93,69 @@ func TestALongAccountIsAskedForNoLonger(t *testing.T) {
 	}
 	if rest := time.Until(r.next); rest < took/2 {
 		t.Errorf("a look that took %v, and the next one %v later", took, rest)
+	}
+}
+
+// fullRing is one of the largest size whose CQ ring is full.
+func fullRing(t *testing.T) *hostring.Ring {
+	t.Helper()
+	testutil.NeedIOUring(t)
+	full, err := hostring.New(hostring.Config{Entries: 32768})
+	if err != nil {
+		t.Fatal(err)
+	}
+	t.Cleanup(func() { _ = full.Close() })
+	for full.Ready() < full.Params().CQEntries {
+		for range full.Params().SQEntries {
+			if _, ok := full.SQE(); !ok { // a zeroed one is a NOP
+				t.Fatal("no room for an SQE")
+			}
+		}
+		if _, err := full.Submit(); err != nil {
+			t.Fatal(err)
+		}
+	}
+	return full
+}
+
+// TestALookThatDoesNotEndIsEnded: the thread is in the kernel, and takes all the time
+// that it may.
+func TestALookThatDoesNotEndIsEnded(t *testing.T) {
+	host := fullRing(t)
+	a := alarm{time: 20 * time.Millisecond}
+	a.begin(host)
+	looks := 0
+	for ; !a.rang.Load(); looks++ {
+		_, err := host.Info()
+		if err != nil && !a.rang.Load() {
+			t.Fatal(err)
+		}
+		if looks == 10_000 {
+			t.Fatal("the alarm did not ring")
+		}
+	}
+	a.end()
+	if info, err := host.Info(); err == nil {
+		t.Errorf("the ring is not let go of: %+v", info)
+	}
+	if _, err := host.Enter(0, 0, hostring.EnterGetevents); err == nil {
+		t.Error("a ring that was let go of can be entered")
+	}
+}
+
+// TestASleepingLookIsNotEnded: the host has no processor for the thread.
+func TestASleepingLookIsNotEnded(t *testing.T) {
+	host := fullRing(t)
+	a := alarm{time: 20 * time.Millisecond}
+	for range 3 {
+		a.begin(host)
+		time.Sleep(10 * a.time)
+		a.end()
+	}
+	if a.rang.Load() {
+		t.Fatal("the alarm rang")
+	}
+	if _, err := host.Info(); err != nil {
+		t.Error(err)
 	}
 }

@@ -125,6 +125,8 @@ type Ring struct {
 	account account
 	vector  int // eventfd that completions signal, -1 for none
 
+	alarm alarm
+
 	loop
 }
 
@@ -309,7 +311,9 @@ func (r *Ring) shut() {
 	if r.host == nil {
 		return
 	}
-	r.look(infoTries)
+	if !r.alarm.rang.Load() {
+		r.look(infoTries)
+	}
 	if r.exact {
 		// Without it the end waits for End alone, and files may be let go of later.
 		if err := r.host.UpdateFiles(0, []int32{int32(r.end.File())}); err != nil {
@@ -376,8 +380,11 @@ func (r *Ring) notify() error {
 func (r *Ring) Stats() uringpv.RingStats {
 	r.mu.Lock()
 	defer r.mu.Unlock()
-	if r.host != nil {
+	if r.host != nil && !r.alarm.rang.Load() {
 		r.look(infoTries)
+		if r.alarm.rang.Load() {
+			_ = r.notify() // its thread stops it
+		}
 	}
 	s := r.count.Stats()
 	s.SQEs, s.CQEs = r.account.sqes, r.account.cqes

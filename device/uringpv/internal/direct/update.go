@@ -18,7 +18,7 @@ import (
 func (r *Ring) registered(f func(*hostring.Ring) error) error {
 	r.mu.Lock()
 	defer r.mu.Unlock()
-	if r.host == nil {
+	if r.host == nil || r.alarm.rang.Load() {
 		return fmt.Errorf("register with ring %d, which has stopped: %w", r.spec.Index, unix.ENXIO)
 	}
 	r.count.SystemCalls.Add(1)
