@@ -13,9 +13,10 @@ import (
 	"github.com/uringpv/uringpv/hostring"
 )
 
-// alarmTime is how much processor time a thread may take for one look at the kernel's
-// account of a ring. The largest rings, full, and as many CQEs besides as a guest may
-// leave to the kernel, take a tenth of a second, and one in the emulated machine.
+// alarmTime is how long a look at the kernel's account of a ring may take whose thread
+// has a processor for half of that time. The largest rings, full, and as many CQEs besides
+// as a guest may leave to the kernel, take a tenth of a second, and one in the emulated
+// machine.
 const alarmTime = 3 * time.Second
 
 // alarm ends a look that would not end by itself. The kernel writes the whole account
