@@ -67,7 +67,7 @@ type result struct {
 	passed, failed, skipped int
 	faults                  int             // tests that failed and whose guests had a triple fault
 	failures                []string        // tests of the last run of go test that failed
-	faulted                 map[string]bool // tests whose guests had a triple fault, one of which wants it
+	faulted                 map[string]bool // tests whose guests had a triple fault, passed or not
 	begun                   time.Time
 	took                    time.Duration
 	err                     error

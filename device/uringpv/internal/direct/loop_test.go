@@ -159,3 +159,45 @@ func TestASleepingLookIsNotEnded(t *testing.T) {
 		t.Error(err)
 	}
 }
+
+// withoutOwner is a Host whose rings belong to no other process.
+type withoutOwner struct{ Host }
+
+func (withoutOwner) Lost() int { return -1 }
+
+// TestARingThatWasLetGoOfStops: whoever looked, the ring's thread says why it ends, and
+// nobody uses the descriptor any more.
+func TestARingThatWasLetGoOfStops(t *testing.T) {
+	var stopped error
+	r := &Ring{host: fullRing(t), back: withoutOwner{}}
+	r.spec.DoorbellFD, r.spec.Stopped = -1, func(err error) { stopped = err }
+	r.alarm.time = 2 * time.Millisecond
+	var err error
+	if r.wake, err = unix.Eventfd(0, unix.EFD_CLOEXEC|unix.EFD_NONBLOCK); err != nil {
+		t.Fatal(err)
+	}
+	defer unix.Close(r.wake)
+	for looks := 0; !r.alarm.rang.Load(); looks++ {
+		r.Stats()
+		if looks == 10_000 {
+			t.Fatal("the alarm did not ring")
+		}
+	}
+	done := make(chan struct{})
+	go func() { r.serve(); close(done) }()
+	select {
+	case <-done:
+	case <-time.After(time.Minute):
+		t.Fatal("the ring's thread goes on")
+	}
+	if !errors.Is(stopped, errFlood) {
+		t.Errorf("the ring stopped with %v, want %v", stopped, errFlood)
+	}
+	if err := r.SetVector(-1); !errors.Is(err, unix.ENXIO) {
+		t.Errorf("a register call gives %v, want ENXIO", err)
+	}
+	calls := r.count.SystemCalls.Load()
+	if r.Stats(); r.count.SystemCalls.Load() != calls {
+		t.Error("the account is still asked for")
+	}
+}
