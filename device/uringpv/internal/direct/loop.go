@@ -91,10 +91,7 @@ func (r *Ring) serve() {
 			}
 			r.arm()
 			if err := r.ring(submit); err != nil {
-				switch {
-				case r.alarm.rang.Load():
-					err = errFlood
-				case hostring.Errno(err) == unix.EOWNERDEAD && r.back.Lost() >= 0:
+				if hostring.Errno(err) == unix.EOWNERDEAD && r.back.Lost() >= 0 {
 					err = r.back.Fate() // it says more
 				}
 				r.stop(err)
@@ -102,11 +99,7 @@ func (r *Ring) serve() {
 			}
 		}
 		if !r.next.IsZero() && !time.Now().Before(r.next) {
-			err := r.watch()
-			if r.alarm.rang.Load() {
-				err = errFlood
-			}
-			if err != nil {
+			if err := r.watch(); err != nil {
 				r.stop(err)
 				return
 			}
@@ -117,6 +110,9 @@ func (r *Ring) serve() {
 // stop reports that the ring is lost. The caller ends the goroutine, which
 // closes the ring.
 func (r *Ring) stop(err error) {
+	if r.alarm.rang.Load() {
+		err = errFlood // what fails because the ring was let go of says less
+	}
 	if !r.closing.Load() {
 		r.spec.Stopped(err)
 	}

@@ -187,7 +187,7 @@ func TestARingThatWasLetGoOfStops(t *testing.T) {
 	go func() { r.serve(); close(done) }()
 	select {
 	case <-done:
-	case <-time.After(time.Minute):
+	case <-time.After(20 * time.Second):
 		t.Fatal("the ring's thread goes on")
 	}
 	if !errors.Is(stopped, errFlood) {
